@@ -1,0 +1,57 @@
+# `make chat` and `make test` work on a fresh clone that has nothing but Python 3.11+ and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := src tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help chat test check lint types imports fast docs eval clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# Two stamps: the package alone is enough to chat; tests need the development extras.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Ossia needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Ossia into $(VENV) (some minutes the first time) ..."
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the development tools into $(VENV) ..."
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+chat: $(VENV)/.installed  ## talk to nano, the model that ships in the package
+	@$(BIN)/ossia chat
+
+test: $(VENV)/.installed-dev  ## every test, the slow ones too
+	$(BIN)/python -m pytest
+
+check: lint types imports fast  ## what CI checks: ruff, pyright, import-linter, the fast tests
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: $(VENV)/.installed-dev
+	$(BIN)/pyright
+
+imports: $(VENV)/.installed-dev
+	$(BIN)/lint-imports
+
+fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m 'not slow' -q
+
+docs: $(VENV)/.installed-dev  ## build the documentation, strictly
+	$(BIN)/mkdocs build --strict
+
+eval: $(VENV)/.installed  ## measure the shipped nano on its held-out problems
+	$(BIN)/ossia eval nano
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Errors, paths and other things without domain knowledge."""

@@ -1,0 +1,94 @@
+"""Every error that Ossia raises on purpose, as one tree.
+
+    OssiaError
+    ├── InvalidInputError (ValueError)     what a user gave cannot be taken; `param` names it
+    │   └── ContextLengthError             the prompt does not fit the model's context
+    ├── ModelNotFoundError                 no such model here, or it cannot be fetched
+    ├── CheckpointError                    a model folder that cannot be read
+    │   ├── MissingFileError               a file is absent or half downloaded
+    │   ├── CorruptFileError               a file is truncated or is not what it claims to be
+    │   ├── TensorMismatchError            a tensor is absent, or has a wrong shape or dtype
+    │   └── UnsupportedModelError          a config of another architecture
+    ├── VocabularyError                    tokenizer data that fail their checksum or contradict themselves
+    ├── StorageError                       no room or no right to write; what was there is untouched
+    ├── TrainingError                      a run that cannot go on
+    └── MissingExtraError (ImportError)    an optional dependency is not installed; names the extra
+
+A message says what was got, what is allowed, and which option or step mends it.
+"""
+
+from __future__ import annotations
+
+
+class OssiaError(Exception):
+    """Base of all errors that Ossia raises on purpose."""
+
+
+class InvalidInputError(OssiaError, ValueError):
+    """Input from a user that cannot be taken.
+
+    Attributes:
+        param: the name of the offending parameter, when one is to blame.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextLengthError(InvalidInputError):
+    """A prompt that does not fit the model's context window."""
+
+    def __init__(self, *, num_tokens: int, limit: int, param: str | None = None) -> None:
+        super().__init__(
+            f"the prompt has {num_tokens} tokens, but at most {limit} fit this model's context "
+            "(one place is kept for the answer); shorten the prompt or drop earlier turns",
+            param=param,
+        )
+        self.num_tokens = num_tokens
+        self.limit = limit
+
+
+class ModelNotFoundError(OssiaError):
+    """A model name that leads to nothing on this machine, or that cannot be fetched."""
+
+
+class CheckpointError(OssiaError):
+    """A model folder that cannot be read."""
+
+
+class MissingFileError(CheckpointError):
+    """A file of a checkpoint is absent or only half downloaded."""
+
+
+class CorruptFileError(CheckpointError):
+    """A file of a checkpoint is truncated or is not what it claims to be."""
+
+
+class TensorMismatchError(CheckpointError):
+    """A tensor of a checkpoint is absent, or has a wrong shape or dtype."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """A config that describes another architecture."""
+
+
+class VocabularyError(OssiaError):
+    """Tokenizer data that fail their checksum or contradict themselves."""
+
+
+class StorageError(OssiaError):
+    """Writing failed (no space, no permission); what was there before is untouched."""
+
+
+class TrainingError(OssiaError):
+    """A training run that cannot go on."""
+
+
+class MissingExtraError(OssiaError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, *, extra: str) -> None:
+        super().__init__(f"this needs the package '{package}'; install it with: pip install 'ossia[{extra}]'")
+        self.package = package
+        self.extra = extra

@@ -1,0 +1,1 @@
+"""Evaluation: running tasks against a model and reporting what came out."""

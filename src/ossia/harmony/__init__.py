@@ -1,0 +1,1 @@
+"""The harmony format: tokens, messages, rendering and parsing. Pure text and token ids; no torch."""

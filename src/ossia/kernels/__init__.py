@@ -1,0 +1,1 @@
+"""One operation a file: the wrapper that picks an implementation, beside its readable torch reference."""

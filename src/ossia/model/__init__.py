@@ -1,0 +1,1 @@
+"""The gpt-oss architecture, its checkpoints and plain generation."""

@@ -1,0 +1,1 @@
+"""Tasks: problem generators with graders, used by evaluation and training alike."""

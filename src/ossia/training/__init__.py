@@ -1,0 +1,1 @@
+"""Training: data, losses, optimizers and the loops that use them."""
