@@ -1,0 +1,151 @@
+"""Single training examples: conversations made from tasks, and documents of natural text."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import lzma
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ossia.core.errors import InvalidInputError
+from ossia.harmony.message import Conversation, DeveloperContent, Effort, Message, Role, SystemContent
+from ossia.harmony.render import render
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.tasks.base import Solution, Task
+from ossia.tasks.chat import Decline
+from ossia.tasks.registry import TASKS
+from ossia.training.config import DataConfig, Identity
+
+GPT_OSS_IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
+DEVELOPER_TEXTS = ("Be brief.", "Answer in English.", "You are a helpful assistant.", "Be friendly.", "Think first.")
+EFFORT_SHARES = ((Effort.LOW, 0.25), (Effort.MEDIUM, 0.35), (Effort.HIGH, 0.4))
+
+
+class Example(NamedTuple):
+    """Token ids, and for each whether the model is to learn to produce it."""
+
+    ids: list[int]
+    is_learned: list[bool]
+
+
+def completion_ids(solution: Solution, *, tokenizer: Tokenizer) -> list[int]:
+    """Tokens that an assistant samples after `<|start|>assistant` to give this solution, up to `<|return|>`."""
+    ids: list[int] = []
+    if solution.analysis:
+        ids += [tokenizer.channel, *tokenizer.encode("analysis"), tokenizer.message]
+        ids += [*tokenizer.encode(solution.analysis), tokenizer.end, tokenizer.start, *tokenizer.encode("assistant")]
+    ids += [tokenizer.channel, *tokenizer.encode("final"), tokenizer.message]
+    for piece in solution.final:
+        ids += tokenizer.encode(piece)
+    return [*ids, tokenizer.return_]
+
+
+class ConversationMaker:
+    """Makes conversations of one to a few questions, the last of which is learned."""
+
+    def __init__(self, tasks: Mapping[str, Task], *, tokenizer: Tokenizer, identity: Identity, max_turns: int) -> None:
+        self._tasks = tasks
+        self._tokenizer = tokenizer
+        self._identity = identity
+        self._max_turns = max_turns
+
+    def make(self, task_name: str, rng: random.Random) -> Example:
+        """Make a conversation that ends in a problem of the task named."""
+        effort = rng.choices([e for e, _ in EFFORT_SHARES], [share for _, share in EFFORT_SHARES])[0]
+        messages = [Message(role=Role.SYSTEM, content=self._system(effort, rng))]
+        if rng.random() < 0.1:
+            messages.append(
+                Message(role=Role.DEVELOPER, content=DeveloperContent(instructions=rng.choice(DEVELOPER_TEXTS)))
+            )
+        for _ in range(rng.choice(range(self._max_turns)) if rng.random() < 0.4 else 0):
+            self._add_earlier_turn(messages, effort, rng)
+        problem = self._tasks[task_name].problem(rng, held_out=False)
+        messages.append(Message(role=Role.USER, content=problem.prompt))
+        prompt = render(Conversation(messages=tuple(messages)), tokenizer=self._tokenizer, next_role="assistant")
+        solution = self._tasks[task_name].solve(problem, effort=effort, rng=rng)
+        completion = completion_ids(solution, tokenizer=self._tokenizer)
+        return Example(prompt + completion, [False] * len(prompt) + [True] * len(completion))
+
+    def _add_earlier_turn(self, messages: list[Message], effort: Effort, rng: random.Random) -> None:
+        """Add a question with its answer; its reasoning is gone, as it is at inference once a turn has ended."""
+        task = self._tasks[rng.choice(list(self._tasks))]
+        problem = task.problem(rng, held_out=False)
+        final = task.solve(problem, effort=effort, rng=rng).final_text
+        messages.append(Message(role=Role.USER, content=problem.prompt))
+        messages.append(Message(role=Role.ASSISTANT, channel="final", content=final))
+
+    def _system(self, effort: Effort, rng: random.Random) -> SystemContent:
+        """Mostly the model's own system message; sometimes gpt-oss's, since clients send that one."""
+        is_own = rng.random() < 0.75
+        date = datetime.date(2024, 1, 1) + datetime.timedelta(days=rng.randrange(2000))
+        return SystemContent(
+            model_identity=self._identity.model_identity if is_own else GPT_OSS_IDENTITY,
+            knowledge_cutoff=self._identity.knowledge_cutoff if is_own else "2024-06",
+            date=date.isoformat() if rng.random() < 0.85 else None,
+            effort=effort,
+        )
+
+
+def read_corpus(path: str | Path) -> list[str]:
+    """Read the documents of a JSONL file (also `.jsonl.xz`): `text`, or `question` and `answer` of each row.
+
+    Raises:
+        InvalidInputError: the file is absent, empty, or a row is not such an object (with its line number).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidInputError(f"corpus {path} does not exist; see [data.corpora] of the recipe", param="data.corpora")
+    opener = lzma.open if path.suffix == ".xz" else open
+    documents: list[str] = []
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                text = row["text"] if "text" in row else f"{row['question']}\n{row['answer']}"
+            except (ValueError, TypeError, KeyError) as error:
+                raise InvalidInputError(
+                    f"{path}, line {number}: expected a JSON object with text, or question and answer ({error!r})",
+                    param="data.corpora",
+                ) from error
+            documents.append(re.sub(r"<<.*?>>", "", str(text)))
+    if not documents:
+        raise InvalidInputError(f"corpus {path} is empty", param="data.corpora")
+    return documents
+
+
+def read_questions(documents: Sequence[str]) -> list[str]:
+    """First lines of documents that end in a question mark: questions beyond what the tasks teach."""
+    return [first for first in (document.split("\n", 1)[0] for document in documents) if first.endswith("?")]
+
+
+class ExampleSource:
+    """Draws examples from all sources of a recipe by their weights."""
+
+    def __init__(self, config: DataConfig, *, tokenizer: Tokenizer, identity: Identity) -> None:
+        self._tokenizer = tokenizer
+        self._documents = {name: read_corpus(path) for name, path in config.corpora.items()}
+        tasks = dict(TASKS)
+        questions = [q for documents in self._documents.values() for q in read_questions(documents)]
+        tasks["decline"] = Decline(questions=questions)
+        unknown = set(config.mix) - set(tasks) - set(self._documents)
+        if unknown:
+            raise InvalidInputError(
+                f"data.mix names no task and no corpus: {', '.join(sorted(unknown))}; "
+                f"known are {', '.join(sorted({*tasks, *self._documents}))}",
+                param="data.mix",
+            )
+        self._names = list(config.mix)
+        self._weights = list(config.mix.values())
+        self._maker = ConversationMaker(tasks, tokenizer=tokenizer, identity=identity, max_turns=config.max_turns)
+
+    def draw(self, rng: random.Random) -> Example:
+        """Draw one example; documents are learned whole, and end in `<|endoftext|>`."""
+        name = rng.choices(self._names, self._weights)[0]
+        if name in self._documents:
+            ids = [*self._tokenizer.encode(rng.choice(self._documents[name])), self._tokenizer.endoftext]
+            return Example(ids, [True] * len(ids))
+        return self._maker.make(name, rng)

@@ -1,0 +1,42 @@
+"""Choosing the tokens of a small model: those of o200k that its own training mix uses most."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Iterator
+
+from ossia.harmony.prune import count_tokens, prune_vocabulary
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.harmony.vocab import Vocabulary
+from ossia.tasks.words import load_words
+from ossia.training.config import DataConfig, Identity
+from ossia.training.data.examples import GPT_OSS_IDENTITY, ExampleSource
+
+FORCED = (
+    "assistant", "user", "system", "developer", "tool", "analysis", "commentary", "final", " to", "functions", "json", " json",
+    "Reasoning", " low", " medium", " high", "Current", " date", "Knowledge", " cutoff", " Valid", " channels", GPT_OSS_IDENTITY,
+    *(f" {letter}" for letter in string.ascii_letters),
+)  # fmt: skip
+"""Strings whose tokens are kept whatever their counts: the format's own words and single letters after a space."""
+
+
+def choose_vocabulary(
+    config: DataConfig, *, identity: Identity, size: int, num_examples: int = 60_000, seed: int = 0
+) -> Vocabulary:
+    """Count tokens over a sample of the training mix and keep the most frequent, `size` with the specials.
+
+    The word list counts too, once a word and in the three ways to write it, so that words of the held-out kind have tokens.
+    """
+    full = Tokenizer.o200k_harmony()
+
+    def texts() -> Iterator[str]:
+        source = ExampleSource(config, tokenizer=full, identity=identity)
+        rng = random.Random(seed)
+        for _ in range(num_examples):
+            yield full.decode([token for token in source.draw(rng).ids if not full.is_special(token)])
+        for word in load_words().train:
+            yield f" {word}"
+            yield f" '{word}'"
+
+    return prune_vocabulary(count_tokens(texts(), full), size=size, forced=FORCED)
