@@ -1,0 +1,260 @@
+"""Speed of tokenizing, rendering and parsing beside openai-harmony in the same run; linear time on 1 MB of anything.
+
+python -m benchmarks.harmony.speed            writes benchmarks/results/harmony-speed.md and .json
+python -m benchmarks.harmony.speed --json     prints the JSON and writes nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import math
+import os
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harmony import texts
+from benchmarks.timing import (
+    Comparison,
+    compare,
+    comparison_rows,
+    format_seconds,
+    results_folder,
+    time_once,
+)
+from ossia.evals.environment import describe
+from ossia.evals.report import markdown_table, write_text
+from ossia.harmony.message import conversation_from_dict
+from ossia.harmony.parse import HarmonyParser, parse
+from ossia.harmony.render import render
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.harmony.vocab import load_o200k_ranks
+
+COMMAND = "python -m benchmarks.harmony.speed"
+LINEAR_SIZES = (250_000, 500_000, 1_000_000)
+LINEAR_UNITS = {
+    "one letter": "a",
+    "spaces": " ",
+    "one CJK character": "中",
+    "digits": "0123456789",
+    "emoji": texts.EMOJI,
+}
+
+
+def main() -> None:
+    """Measure, then print or write."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--json", action="store_true", help="print JSON, write no files")
+    arguments.add_argument("--rounds", type=int, default=9, help="interleaved samples a row (default 9)")
+    options = arguments.parse_args()
+    tokenizer = Tokenizer.o200k_harmony()
+    peer = load_peer()
+    comparisons = [
+        row
+        for measure in (measure_encode, measure_decode, measure_render, measure_parse)
+        for row in measure(tokenizer, peer, rounds=options.rounds)
+    ]
+    linear = measure_linear(tokenizer)
+    record = {
+        "command": COMMAND,
+        "environment": describe(packages=("ossia", "openai-harmony", "tiktoken")),
+        "comparisons": [row.to_dict() for row in comparisons],
+        "linear": linear,
+    }
+    if options.json:
+        json.dump(record, sys.stdout, indent=1)
+        print()
+        return
+    page = render_page(record, comparisons)
+    write_text(results_folder() / "harmony-speed.json", json.dumps(record, indent=1) + "\n")
+    write_text(results_folder() / "harmony-speed.md", page)
+    print(page)
+
+
+def load_peer() -> Any:
+    """openai-harmony's encoding, with the ranks that Ossia ships: it would download them otherwise."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = (
+            base64.b64encode(token) + b" %d\n" % rank
+            for token, rank in sorted(load_o200k_ranks().items(), key=lambda item: item[1])
+        )
+        Path(folder, "o200k_base.tiktoken").write_bytes(b"".join(lines))
+        os.environ["TIKTOKEN_ENCODINGS_BASE"] = folder
+        import openai_harmony
+
+        return openai_harmony.load_harmony_encoding(openai_harmony.HarmonyEncodingName.HARMONY_GPT_OSS)
+
+
+def measure_encode(tokenizer: Tokenizer, peer: Any, *, rounds: int) -> list[Comparison]:
+    """Encode as data, look-alikes of control tokens included: what each library offers for untrusted text."""
+    rows: list[Comparison] = []
+    for name, text in encode_texts().items():
+        if tokenizer.encode(text) != peer.encode(text, disallowed_special=()):
+            raise AssertionError(f"encode, {name}: the two libraries do not agree, so there is nothing to compare")
+        rows.append(
+            compare(
+                f"encode, {name}",
+                size=f"{len(text):,} characters",
+                ours=partial(tokenizer.encode, text),
+                peer=partial(peer.encode, text, disallowed_special=()),
+                rounds=rounds,
+            )
+        )
+    return rows
+
+
+def measure_decode(tokenizer: Tokenizer, peer: Any, *, rounds: int) -> list[Comparison]:
+    """Decode the ids of the same texts."""
+    rows: list[Comparison] = []
+    for name, text in encode_texts().items():
+        ids = tokenizer.encode(text)
+        rows.append(
+            compare(
+                f"decode, {name}",
+                size=f"{len(ids):,} tokens",
+                ours=partial(tokenizer.decode, ids),
+                peer=partial(peer.decode, ids),
+                rounds=rounds,
+            )
+        )
+    return rows
+
+
+def measure_render(tokenizer: Tokenizer, peer: Any, *, rounds: int) -> list[Comparison]:
+    """Render ready-made conversation objects for the assistant's next turn."""
+    import openai_harmony
+
+    rows: list[Comparison] = []
+    for name, record in (
+        ("short chat", texts.short_conversation()),
+        ("12 tools and a call", texts.tool_conversation()),
+    ):
+        ours = conversation_from_dict(record)
+        theirs = openai_harmony.Conversation.from_json(json.dumps(record))
+        role = openai_harmony.Role.ASSISTANT
+        ids = render(ours, tokenizer=tokenizer, next_role="assistant")
+        if ids != peer.render_conversation_for_completion(theirs, role):
+            raise AssertionError(f"render, {name}: the two libraries do not agree, so there is nothing to compare")
+        rows.append(
+            compare(
+                f"render, {name}",
+                size=f"{len(ids):,} tokens",
+                ours=partial(render, ours, tokenizer=tokenizer, next_role="assistant"),
+                peer=partial(peer.render_conversation_for_completion, theirs, role),
+                rounds=rounds,
+            )
+        )
+    return rows
+
+
+def measure_parse(tokenizer: Tokenizer, peer: Any, *, rounds: int) -> list[Comparison]:
+    """Parse well-formed completions, whole and one token at a time with the text of each step taken."""
+    import openai_harmony
+
+    role = openai_harmony.Role.ASSISTANT
+
+    def stream_ours(ids: list[int]) -> str:
+        parser = HarmonyParser(tokenizer, role="assistant")
+        pieces = [event.text for token in ids for event in parser.push(token) if hasattr(event, "text")]
+        parser.finish()
+        return "".join(pieces)
+
+    def stream_peer(ids: list[int]) -> str:
+        parser = openai_harmony.StreamableParser(peer, role)
+        pieces: list[str] = []
+        for token in ids:
+            parser.process(token)
+            if delta := parser.last_content_delta:
+                pieces.append(delta)
+        parser.process_eos()
+        return "".join(pieces)
+
+    rows: list[Comparison] = []
+    for name, words in (("short", 40), ("long", 4000)):
+        ids = tokenizer.encode_with_specials(texts.completion_text(words))
+        if stream_ours(ids) != stream_peer(ids):
+            raise AssertionError(f"parse, {name}: the two libraries do not agree, so there is nothing to compare")
+        size = f"{len(ids):,} tokens"
+        rows.append(
+            compare(
+                f"parse, {name}, whole",
+                size=size,
+                ours=partial(parse, ids, tokenizer=tokenizer, role="assistant"),
+                peer=partial(peer.parse_messages_from_completion_tokens, ids, role),
+                rounds=rounds,
+            )
+        )
+        rows.append(
+            compare(
+                f"parse, {name}, streaming",
+                size=size,
+                ours=partial(stream_ours, ids),
+                peer=partial(stream_peer, ids),
+                rounds=rounds,
+            )
+        )
+    return rows
+
+
+def measure_linear(tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Encode runs of one thing at three sizes, best of three each. The growth is 1.0 where time is linear."""
+    rows: list[dict[str, Any]] = []
+    for name, unit in LINEAR_UNITS.items():
+        seconds: list[float] = []
+        for size in LINEAR_SIZES:
+            text = texts.take(unit, size)
+            seconds.append(min(time_once(partial(tokenizer.encode, text), loops=1) for _ in range(3)))
+        growth = math.log(seconds[-1] / seconds[0]) / math.log(LINEAR_SIZES[-1] / LINEAR_SIZES[0])
+        rows.append({"name": name, "sizes": list(LINEAR_SIZES), "seconds": seconds, "growth": round(growth, 2)})
+    return rows
+
+
+def encode_texts() -> dict[str, str]:
+    """The texts by name."""
+    return {
+        "short chat": texts.SHORT_CHAT,
+        "English prose": texts.english_text(),
+        "Python code": texts.code_text(),
+        "Chinese": texts.cjk_text(),
+    }
+
+
+def render_page(record: dict[str, Any], comparisons: list[Comparison]) -> str:
+    """The results as a Markdown page."""
+    environment = record["environment"]
+    linear = [
+        [row["name"], *(format_seconds(seconds) for seconds in row["seconds"]), str(row["growth"])]
+        for row in record["linear"]
+    ]
+    versions = ", ".join(f"{name} {value}" for name, value in environment.items() if name != "hardware")
+    return "\n".join(
+        [
+            "# Speed of harmony",
+            "",
+            "Beside openai-harmony in the same process, samples taken in turns, medians. The last column says how many",
+            "times as fast Ossia is; before timing, the results of both are checked to be equal.",
+            "",
+            markdown_table(["", "size", "Ossia", "openai-harmony", "as fast"], comparison_rows(comparisons)),
+            "",
+            "## Linear time",
+            "",
+            "Encoding runs of one thing, best of three. Growth is the exponent of size from the smallest to the",
+            "largest text: 1 is linear, 2 quadratic.",
+            "",
+            markdown_table(["run of", *(f"{size:,} characters" for size in LINEAR_SIZES), "growth"], linear),
+            "",
+            "## How it was measured",
+            "",
+            f"- Command: `{record['command']}`",
+            f"- Hardware: {environment['hardware']}; {versions}",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
