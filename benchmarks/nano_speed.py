@@ -114,7 +114,7 @@ def answer_one(model: str) -> None:
     from ossia.model.generate import GenerationOptions, generate
 
     evaluated = load_evaluated(model)
-    ids = render_prompt(QUESTIONS[0], effort=Effort.MEDIUM, tokenizer=evaluated.tokenizer)
+    ids = render_prompt(evaluated, QUESTIONS[0], effort=Effort.MEDIUM)
     print(next(generate(evaluated.model, ids, options=GenerationOptions(temperature=0.0, max_tokens=1))), flush=True)
 
 
@@ -123,7 +123,7 @@ def time_answer(evaluated: Any, question: str) -> Answer:
     from ossia.model.generate import GenerationOptions, generate
 
     tokenizer = evaluated.tokenizer
-    ids = render_prompt(question, effort=Effort.HIGH, tokenizer=tokenizer)
+    ids = render_prompt(evaluated, question, effort=Effort.HIGH)
     options = GenerationOptions(temperature=0.0, max_tokens=512, stop_ids=(tokenizer.return_, tokenizer.call))
     begin = time.perf_counter()
     tokens = generate(evaluated.model, ids, options=options)

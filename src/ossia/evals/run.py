@@ -8,12 +8,13 @@ All efforts of a task get the same problems, so their accuracies may be compared
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ossia.core.errors import InvalidInputError
 from ossia.evals.environment import describe
@@ -32,17 +33,41 @@ NUM_PROBLEMS = 500
 MAX_TOKENS = 512
 BATCH_SIZE = 128
 KEPT_FAILURES = 3
+DATE = "2026-01-01"
+"""The date in the prompts: a fixed one, so that results can be repeated."""
+UNPACK_BELOW = 250_000_000
+"""Parameters: a model with fewer has its experts unpacked from MXFP4, which is exact and faster to multiply with."""
 MAX_REPEATS = 200
 """A task that draws known problems so often in a row has no more to give."""
 
 
-class Evaluated(NamedTuple):
-    """What is evaluated: the weights and the tokenizer that goes with them."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluated:
+    """What is evaluated.
+
+    Attributes:
+        name: how the results call it.
+        model: the weights, on the device and in the dtype to evaluate with.
+        tokenizer: the one that goes with them.
+        model_identity: the first line of its system message; None for the published models' own.
+        knowledge_cutoff: likewise the second line; it is left out when None.
+        weights_sha256: see `hash_weights`; empty for a model that is not on disk.
+    """
 
     name: str
     model: Transformer
     tokenizer: Tokenizer
-    weights_sha256: str
+    model_identity: str | None = None
+    knowledge_cutoff: str | None = None
+    weights_sha256: str = ""
+
+    def system(self, effort: Effort) -> SystemContent:
+        """The system message that asks for this effort."""
+        if self.model_identity is None:
+            return SystemContent(effort=effort, date=DATE)
+        return SystemContent(
+            model_identity=self.model_identity, knowledge_cutoff=self.knowledge_cutoff, effort=effort, date=DATE
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +107,8 @@ def load_evaluated(name_or_path: str, *, device: str = "cpu", dtype: str = "auto
     import torch
 
     from ossia.harmony.hf_tokenizer import load_tokenizer
-    from ossia.model.checkpoint.load import load_model, resolve_model
+    from ossia.model.checkpoint.load import load_model, read_config, resolve_model
+    from ossia.model.config import num_parameters
 
     folder = resolve_model(name_or_path)
     dtypes = {
@@ -92,8 +118,16 @@ def load_evaluated(name_or_path: str, *, device: str = "cpu", dtype: str = "auto
     }
     if dtype not in dtypes:
         raise InvalidInputError(f"dtype {dtype!r} is not one of {', '.join(dtypes)}", param="dtype")
-    model = load_model(folder, device=device, dtype=dtypes[dtype])
-    return Evaluated(name_or_path, model, load_tokenizer(folder), hash_weights(folder))
+    is_small = num_parameters(read_config(folder)) < UNPACK_BELOW
+    own = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("ossia", {})
+    return Evaluated(
+        name=name_or_path,
+        model=load_model(folder, device=device, dtype=dtypes[dtype], packed_experts=False if is_small else None),
+        tokenizer=load_tokenizer(folder),
+        model_identity=own.get("model_identity"),
+        knowledge_cutoff=own.get("knowledge_cutoff"),
+        weights_sha256=hash_weights(folder),
+    )
 
 
 def hash_weights(folder: Path) -> str:
@@ -144,7 +178,7 @@ def run_eval(
             task=task,
             effort=effort,
             problem=problem,
-            prompt_ids=render_prompt(problem.prompt, effort=effort, tokenizer=evaluated.tokenizer),
+            prompt_ids=render_prompt(evaluated, problem.prompt, effort=effort),
         )
         for effort in efforts
         for name, task in tasks.items()
@@ -181,15 +215,13 @@ def draw_problems(task: Task, *, num_problems: int, seed: int) -> list[Problem]:
     return list(problems.values())
 
 
-def render_prompt(text: str, *, effort: Effort, tokenizer: Tokenizer) -> list[int]:
+def render_prompt(evaluated: Evaluated, text: str, *, effort: Effort) -> list[int]:
     """The harmony prompt of one user message."""
-    conversation = Conversation(
-        messages=(
-            Message(role=Role.SYSTEM, content=SystemContent(effort=effort)),
-            Message(role=Role.USER, content=text),
-        )
+    messages = (
+        Message(role=Role.SYSTEM, content=evaluated.system(effort)),
+        Message(role=Role.USER, content=text),
     )
-    return render(conversation, tokenizer=tokenizer, next_role="assistant")
+    return render(Conversation(messages=messages), tokenizer=evaluated.tokenizer, next_role="assistant")
 
 
 def chunked(requests: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
