@@ -28,7 +28,7 @@ from benchmarks.timing import (
 )
 from ossia.evals.environment import describe
 from ossia.evals.report import markdown_table, write_text
-from ossia.harmony.message import conversation_from_dict
+from ossia.harmony.conversation_json import conversation_from_dict
 from ossia.harmony.parse import HarmonyParser, parse
 from ossia.harmony.render import render
 from ossia.harmony.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ def main() -> None:
     """Measure, then print or write."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--json", action="store_true", help="print JSON, write no files")
-    arguments.add_argument("--rounds", type=int, default=9, help="interleaved samples a row (default 9)")
+    arguments.add_argument("--rounds", type=int, default=15, help="interleaved samples a row (default 15)")
     options = arguments.parse_args()
     tokenizer = Tokenizer.o200k_harmony()
     peer = load_peer()

@@ -1,5 +1,8 @@
-"""Texts and conversations to measure with. Made from the standard library and a seed, so they are the same everywhere
-that the same Python is installed, and nothing has to be downloaded."""
+"""Texts and conversations to measure with.
+
+They are made from Python's standard library, the packaged vocabulary and a seed, so nothing has to be downloaded, and
+the same Python gives the same texts everywhere.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from ossia.harmony.vocab import load_o200k_ranks
 
 MEGABYTE = 1_000_000
 
@@ -35,18 +40,29 @@ def english_text(size: int = MEGABYTE) -> str:
 
 @cache
 def cjk_text(size: int = MEGABYTE) -> str:
-    """Made-up Chinese: characters drawn by a Zipf law, with a mark after every 4 to 20 of them."""
+    """Made-up Chinese: words of one or two characters drawn by a Zipf law, with a mark after every 2 to 10 of them."""
     rng = random.Random(0)
-    characters = [chr(code) for code in range(0x4E00, 0x4E00 + 4000)]
-    rng.shuffle(characters)
-    weights = [1 / rank for rank in range(1, len(characters) + 1)]
+    words = [
+        word for word in map(decode_or_empty, load_o200k_ranks()) if 1 <= len(word) <= 2 and all(map(is_cjk, word))
+    ][:4000]
+    weights = [1 / rank for rank in range(1, len(words) + 1)]
     parts: list[str] = []
     length = 0
     while length < size:
-        part = "".join(rng.choices(characters, weights, k=rng.randint(4, 20))) + rng.choice("，。，。、？！\n")
+        part = "".join(rng.choices(words, weights, k=rng.randint(2, 10))) + rng.choice("，。，。、？！\n")
         parts.append(part)
         length += len(part)
     return take("".join(parts), size)
+
+
+def is_cjk(character: str) -> bool:
+    """Whether this is one of the unified ideographs."""
+    return "\u4e00" <= character <= "\u9fff"
+
+
+def decode_or_empty(token: bytes) -> str:
+    """The text of a token, nothing if it is not whole characters."""
+    return token.decode("utf-8", errors="ignore")
 
 
 def standard_library() -> list[Path]:

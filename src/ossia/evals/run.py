@@ -250,9 +250,7 @@ def answer_batch(evaluated: Evaluated, requests: Sequence[Request], *, max_token
 def judge(request: Request, completion_ids: list[int], *, tokenizer: Tokenizer, max_tokens: int) -> Outcome:
     """Parse a completion and grade its final message; without one the answer is wrong."""
     parsed = parse(completion_ids, tokenizer=tokenizer, role="assistant")
-    final = next(
-        (str(message.content) for message in reversed(parsed.messages) if message.channel == Channel.FINAL), None
-    )
+    final = next((message.text for message in reversed(parsed.messages) if message.channel == Channel.FINAL), None)
     stops = (tokenizer.return_, tokenizer.call, tokenizer.endoftext)
     return Outcome(
         request=request,
