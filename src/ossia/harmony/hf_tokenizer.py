@@ -17,6 +17,7 @@ from ossia.core.errors import CorruptFileError, MissingFileError, StorageError, 
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.harmony.vocab import (
     O200K_PATTERN,
+    O200K_VOCAB_SIZE,
     SPECIAL_TOKENS,
     ControlToken,
     Vocabulary,
@@ -41,7 +42,6 @@ def write_tokenizer_json(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> 
         StorageError: the file cannot be written; one that was there before is untouched.
     """
     vocabulary = tokenizer.vocabulary
-    merges = recover_merges(vocabulary.ranks)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     content = {
         "version": "1.0",
@@ -73,7 +73,7 @@ def write_tokenizer_json(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> 
             "byte_fallback": False,
             "ignore_merges": True,
             "vocab": {_to_letters(token): rank for token, rank in _by_id(vocabulary.ranks)},
-            "merges": [[_to_letters(left), _to_letters(right)] for left, right in merges.values()],
+            "merges": [[_to_letters(left), _to_letters(right)] for left, right in tokenizer.merges.values()],
         },
     }
     _write_json(Path(path), content)
@@ -139,7 +139,8 @@ def read_tokenizer_json(path: str | os.PathLike[str], *, size: int | None = None
 
     Args:
         path: the file. `o200k_ids.json` is read too where it lies beside it.
-        size: ids in all (the model's vocab_size); by default, one more than the largest id.
+        size: ids in all (the model's vocab_size); by default one more than the largest id, or 201,088 for
+            o200k_harmony, of which the published file lists only the first special tokens.
 
     Raises:
         MissingFileError: there is no such file.
@@ -149,28 +150,31 @@ def read_tokenizer_json(path: str | os.PathLike[str], *, size: int | None = None
     path = Path(path)
     content = _read_json(path)
     try:
+        specials = {str(token["content"]): _whole(token["id"]) for token in content["added_tokens"]}
         model = content["model"]
-        if model["type"] != "BPE":
-            raise VocabularyError(f"{path} holds a {model['type']} tokenizer; only byte-level BPE can be read")
-        specials = {str(token["content"]): int(token["id"]) for token in content["added_tokens"]}
-        ranks = {_to_bytes(letters): int(rank) for letters, rank in model["vocab"].items() if letters not in specials}
-        merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+        if model["type"] != "BPE" or content.get("normalizer") is not None:
+            raise VocabularyError(f"{path} is of another kind; only byte-level BPE without a normalizer can be read")
+        ranks = {
+            _to_bytes(letters): _whole(rank) for letters, rank in model["vocab"].items() if letters not in specials
+        }
+        # Older files write a merge as one string; a space never stands in a token's letters.
+        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
         pattern = _split_pattern(content["pre_tokenizer"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptFileError(
             f"{path} is not a byte-level BPE tokenizer.json ({type(error).__name__}: {error}); "
             "fetch it again or write it with write_tokenizer_json"
         ) from error
-    if _is_o200k_harmony(ranks, specials=specials, pattern=pattern):
+    if size in (None, O200K_VOCAB_SIZE) and _is_o200k_harmony(ranks, specials=specials, pattern=pattern):
         return Tokenizer.o200k_harmony()
-    _check_merges(ranks, merges=merges, path=path)
     vocabulary = Vocabulary(
         ranks=ranks,
         specials=specials,
-        size=max(*ranks.values(), *specials.values(), (size or 0) - 1) + 1,
+        size=size or max([*ranks.values(), *specials.values()], default=0) + 1,
         o200k_ids=_read_o200k_ids(path.with_name(O200K_IDS_FILE)),
         pattern=pattern,
     )
+    _check_merges(ranks, merges=merges, path=path)
     return Tokenizer(vocabulary)
 
 
@@ -183,21 +187,27 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         VocabularyError: as `read_tokenizer_json`.
     """
     folder = Path(folder)
-    size: int | None = None
     config = folder / "config.json"
-    if config.exists():
-        size = _read_json(config).get("vocab_size")
-        if not isinstance(size, int | None):
-            raise CorruptFileError(f"{config}: vocab_size is {size!r}, but must be a whole number")
+    size: Any = _read_json(config).get("vocab_size") if config.exists() else None
+    if not isinstance(size, int | None):
+        raise CorruptFileError(f"{config}: vocab_size is {size!r}, but must be a whole number")
     return read_tokenizer_json(folder / TOKENIZER_FILE, size=size)
 
 
 def _split_pattern(pre_tokenizer: dict[str, Any]) -> str:
-    steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
-    for step in steps:
-        if step["type"] == "Split":
-            return str(step["pattern"]["Regex"])
-    raise ValueError("its pre_tokenizer has no Split by a Regex")
+    """The pattern of a Split followed by a bare ByteLevel, the only way of cutting text that tiktoken can follow."""
+    split, byte_level = pre_tokenizer["pretokenizers"]
+    isolates = (split["behavior"], split["invert"]) in {("Isolated", False), ("Removed", True)}
+    is_bare = not byte_level["add_prefix_space"] and not byte_level["use_regex"]
+    if not (split["type"] == "Split" and isolates and byte_level["type"] == "ByteLevel" and is_bare):
+        raise VocabularyError("the pre_tokenizer is of another kind; only Split by a Regex, then ByteLevel can be read")
+    return str(split["pattern"]["Regex"])
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"id {value!r} is not a whole number")
+    return value
 
 
 def _is_o200k_harmony(ranks: dict[bytes, int], *, specials: dict[str, int], pattern: str) -> bool:

@@ -1,8 +1,8 @@
 """Makes a small vocabulary out of a large one: the tokens that a body of text uses most, closed under merging.
 
 Every kept token longer than a byte keeps both tokens that it is merged from, so byte-pair encoding still reaches it,
-and kept tokens keep their order. Tokens of two or more digits go: a small model adds far better when each digit is a
-token of its own.
+and kept tokens keep their order. Tokens that join digits go: a small model adds far better when each digit is a token
+of its own.
 """
 
 from __future__ import annotations
@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING
 
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.tokenizer import Tokenizer
-from ossia.harmony.vocab import (
-    CONTROL_TOKEN_IDS,
-    SPECIAL_TOKENS,
-    Vocabulary,
-    o200k_harmony_vocabulary,
-    recover_merges,
-)
+from ossia.harmony.vocab import CONTROL_TOKEN_IDS, SPECIAL_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,7 +32,7 @@ def count_tokens(texts: Iterable[str], tokenizer: Tokenizer) -> Counter[int]:
         counts.update(tokenizer.encode(text))
     ranks = tokenizer.vocabulary.ranks
     # Longer tokens first, in reverse rank order: all that is built on a token has been counted when it passes on.
-    for token, parts in reversed(recover_merges(ranks).items()):
+    for token, parts in reversed(list(tokenizer.merges.items())):
         if count := counts[ranks[token]]:
             for part in parts:
                 counts[ranks[part]] += count
@@ -56,22 +50,23 @@ def prune_vocabulary(
     Args:
         counts: uses of each o200k id, from `count_tokens`; specials are ignored.
         size: ids in all, specials included.
-        forced: strings that must be one token if o200k has them as one, and else keep the tokens o200k uses for them.
+        forced: strings that must encode as in o200k: all tokens it uses for them are kept, but for those that join
+            digits.
         num_specials: how many of the ids are special tokens, named and reserved.
 
     Raises:
         InvalidInputError: the size cannot hold the bytes, the forced strings and the specials, or is larger than
             what o200k offers.
     """
-    source = o200k_harmony_vocabulary()
+    tokenizer = Tokenizer.o200k_harmony()
+    source = tokenizer.vocabulary
     specials = _choose_specials(num_specials)
     budget = size - num_specials
-    merges = recover_merges(source.ranks)
-    parts = {source.ranks[token]: (source.ranks[left], source.ranks[right]) for token, (left, right) in merges.items()}
-    barred = {source.ranks[token] for token in merges if _joins_digits(token)}
+    ranks = source.ranks
+    parts = {ranks[token]: (ranks[left], ranks[right]) for token, (left, right) in tokenizer.merges.items()}
+    barred = {ranks[token] for token in tokenizer.merges if _joins_digits(token)}
     allowed = sorted(parts.keys() - barred)
     kept = set(range(_NUM_BYTES))
-    tokenizer = Tokenizer.o200k_harmony()
     for text in forced:
         for rank in tokenizer.encode(text):
             kept |= _missing_tokens(rank, parts, kept=kept, barred=barred)

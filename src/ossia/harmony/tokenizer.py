@@ -9,15 +9,17 @@ from __future__ import annotations
 import codecs
 import functools
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
-from tiktoken._tiktoken import CoreBPE
+# The engine itself rather than tiktoken.Encoding around it: a method call less for each short message, and
+# encode_single_piece, which Encoding keeps private. tiktoken ships no types for it.
+from tiktoken._tiktoken import CoreBPE  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
 from ossia.core.errors import InvalidInputError, VocabularyError
-from ossia.harmony.vocab import ControlToken, Vocabulary, o200k_harmony_vocabulary
+from ossia.harmony.vocab import ControlToken, Vocabulary, o200k_harmony_vocabulary, recover_merges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 # White space without the line ends, as the pattern's \s has it (Unicode White_Space).
 _BLANKS = "\t\x0b\x0c \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
@@ -25,6 +27,14 @@ _BLANK_RUN = re.compile(f"[{_BLANKS}]*")
 # tiktoken's regex engine panics on a piece of 999,999 blanks or more. Runs that may be this long are cut out first;
 # every run of two steps or more holds two neighbouring probes, so looking at one character a step finds them all.
 _PROBE_STEP = 250_000
+
+
+class _Engine(Protocol):
+    """What we use of tiktoken's CoreBPE."""
+
+    def encode_ordinary(self, text: str) -> list[int]: ...
+    def encode_single_piece(self, piece: bytes) -> list[int]: ...
+    def decode_bytes(self, tokens: Sequence[int]) -> bytes: ...
 
 
 class Tokenizer:
@@ -40,12 +50,12 @@ class Tokenizer:
         """Builds the encoder (0.2 s for all of o200k).
 
         Raises:
-            VocabularyError: a control token that harmony needs is missing.
+            VocabularyError: a control token that harmony needs is missing, or the pattern is no regular expression.
         """
         self.vocabulary = vocabulary
         self.vocab_size = vocabulary.size
-        self._core = CoreBPE(dict(vocabulary.ranks), dict(vocabulary.specials), vocabulary.pattern)
-        self._encode_ordinary = self._core.encode_ordinary
+        self._engine = _build_engine(vocabulary)
+        self._encode_ordinary = self._engine.encode_ordinary
         self._specials = dict(vocabulary.specials)
         self._special_ids = frozenset(self._specials.values())
         by_length = sorted(self._specials, key=len, reverse=True)
@@ -65,6 +75,15 @@ class Tokenizer:
         """The tokenizer of the published models, built once a process."""
         return _o200k_harmony()
 
+    @functools.cached_property
+    def merges(self) -> Mapping[bytes, tuple[bytes, bytes]]:
+        """The pair that each longer token is merged from, in rank order (2 s for all of o200k, the first time).
+
+        Raises:
+            VocabularyError: the ranks do not come from merging pairs.
+        """
+        return recover_merges(self.vocabulary.ranks)
+
     def encode(self, text: str) -> list[int]:
         """Encodes text as data: look-alikes of control tokens become ordinary tokens."""
         if len(text) >= _PROBE_STEP:
@@ -80,7 +99,7 @@ class Tokenizer:
         done = 0
         for start, stop in _long_blank_runs(text):
             ids += self._encode_ordinary(text[done:start])
-            ids += self._core.encode_single_piece(text[start:stop].encode())
+            ids += self._engine.encode_single_piece(text[start:stop].encode())
             done = stop
         return ids + self._encode_ordinary(text[done:]) if done else self._encode_ordinary(text)
 
@@ -109,7 +128,7 @@ class Tokenizer:
             InvalidInputError: an id lies outside the vocabulary.
         """
         try:
-            return self._core.decode_bytes(ids)
+            return self._engine.decode_bytes(ids)
         except (KeyError, OverflowError, TypeError):
             return b"".join(map(self.token_bytes, ids))
 
@@ -119,11 +138,15 @@ class Tokenizer:
         Raises:
             InvalidInputError: the id lies outside the vocabulary.
         """
-        if not 0 <= token_id < self.vocab_size:
-            raise InvalidInputError(
-                f"token id {token_id} is outside this vocabulary; ids run from 0 to {self.vocab_size - 1}", param="ids"
-            )
-        return self._token_bytes[token_id]
+        try:
+            if token_id >= 0:
+                return self._token_bytes[token_id]
+        except (IndexError, TypeError):
+            pass
+        raise InvalidInputError(
+            f"{token_id!r} is no token id of this vocabulary; ids are whole numbers from 0 to {self.vocab_size - 1}",
+            param="ids",
+        )
 
     def special_id(self, name: str) -> int:
         """The id of a special token, such as `<|start|>`.
@@ -174,6 +197,14 @@ class Detokenizer:
 @functools.cache
 def _o200k_harmony() -> Tokenizer:
     return Tokenizer(o200k_harmony_vocabulary())
+
+
+def _build_engine(vocabulary: Vocabulary) -> _Engine:
+    try:
+        engine = cast("_Engine", CoreBPE(dict(vocabulary.ranks), dict(vocabulary.specials), vocabulary.pattern))
+    except ValueError as error:
+        raise VocabularyError(f"tiktoken cannot take the pattern {vocabulary.pattern!r}: {error}") from error
+    return engine
 
 
 def _token_bytes(vocabulary: Vocabulary) -> list[bytes]:
