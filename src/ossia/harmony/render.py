@@ -1,0 +1,303 @@
+"""A conversation as the token ids that the model reads.
+
+Text and control tokens stay apart: every field of a message is encoded as data, and control tokens come only from the
+layout here, from the marker `<|constrain|>` at the start of a content type, and from ids that the model itself sampled.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from itertools import chain
+from typing import Literal, NamedTuple, TypeAlias
+
+from ossia.core.errors import InvalidInputError
+from ossia.harmony.content import FUNCTIONS, DeveloperContent, ResponseFormat, SystemContent, ToolNamespace
+from ossia.harmony.json_text import lines
+from ossia.harmony.message import Channel, Conversation, Message, Part, Role
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.harmony.vocab import ControlToken
+
+DropAnalysis: TypeAlias = bool | Literal["earlier"]
+
+_MAX_CACHED_TEXT = 65_536
+_MAX_CACHED_HEADER = 256
+
+
+class TrainingTokens(NamedTuple):
+    """Ids, and for each whether the assistant would have sampled it."""
+
+    ids: list[int]
+    mask: list[bool]
+
+
+def render(
+    conversation: Conversation,
+    *,
+    tokenizer: Tokenizer,
+    next_role: Role | str | None = Role.ASSISTANT,
+    drop_analysis: bool = True,
+) -> list[int]:
+    """Renders a conversation as a prompt.
+
+    Args:
+        conversation: the messages so far.
+        tokenizer: any with harmony's control tokens.
+        next_role: who speaks next; the prompt ends in the start of that message's header. None: ends where the
+            conversation does.
+        drop_analysis: leave out the chain of thought of turns that are over (see `_first_of_turn_in_progress`).
+
+    Raises:
+        InvalidInputError: an unknown role, or token ids that are not of this tokenizer.
+    """
+    messages = conversation.messages
+    cut = _first_of_turn_in_progress(messages) if drop_analysis else 0
+    has_functions = _has_function_tools(messages)
+    ids: list[int] = []
+    for i, message in enumerate(messages):
+        if i >= cut or message.channel != "analysis":
+            _extend(ids, message, tokenizer, has_functions=has_functions)
+    if next_role is not None:
+        ids += _encode_header(tokenizer, Role.parse(next_role).value, None, None, None)
+    return ids
+
+
+def render_text(
+    conversation: Conversation,
+    *,
+    tokenizer: Tokenizer,
+    next_role: Role | str | None = Role.ASSISTANT,
+    drop_analysis: bool = True,
+) -> str:
+    """The prompt as text, control tokens by their names, for people to read. Encoding it again is not safe."""
+    return tokenizer.decode(render(conversation, tokenizer=tokenizer, next_role=next_role, drop_analysis=drop_analysis))
+
+
+def render_for_training(
+    conversation: Conversation, *, tokenizer: Tokenizer, drop_analysis: DropAnalysis = "earlier"
+) -> TrainingTokens:
+    """Renders a conversation to learn from: a last message on `final` ends in `<|return|>`, as the model must.
+
+    The mask marks what the assistant samples: its messages from behind `<|start|>assistant` to their stop tokens, and
+    `<|start|>assistant` as well where one message follows another without a pause. Not marked, since nothing like it
+    is ever sampled: the `<|end|>` that stands in history for a `<|return|>`, and the messages of a turn whose chain of
+    thought has been left out.
+
+    Args:
+        conversation: the messages, the assistant's last turn included.
+        tokenizer: any with harmony's control tokens.
+        drop_analysis: "earlier" keeps the chain of thought of the last turn, which is what is to be learnt; True
+            drops it there too once that turn has ended, as openai-harmony does; False keeps all.
+
+    Raises:
+        InvalidInputError: token ids that are not of this tokenizer.
+    """
+    messages = conversation.messages
+    has_functions = _has_function_tools(messages)
+    cut = 0
+    if drop_analysis:
+        # Without its last message the last turn has not ended yet.
+        cut = _first_of_turn_in_progress(messages[:-1] if drop_analysis == "earlier" else messages)
+    without_thought = _without_thought(messages, cut)
+    ids: list[int] = []
+    mask: list[bool] = []
+    is_speaking = False  # the assistant goes on without a pause
+    for i, message in enumerate(messages):
+        if i < cut and message.channel == "analysis":
+            continue
+        start = len(ids)
+        _extend(ids, message, tokenizer, has_functions=has_functions)
+        is_sampled = message.role is Role.ASSISTANT and i not in without_thought
+        mask += [is_sampled] * (len(ids) - start)
+        if is_sampled and not is_speaking:
+            opening = len(_encode_header(tokenizer, Role.ASSISTANT.value, None, None, None))
+            mask[start : start + opening] = [False] * opening
+        ends_turn = _ends_turn(messages, i)
+        if ends_turn and i == len(messages) - 1:
+            ids[-1] = tokenizer.return_
+        elif ends_turn:
+            mask[-1] = False
+        is_speaking = is_sampled and not ends_turn and ids[-1] == tokenizer.end
+    return TrainingTokens(ids, mask)
+
+
+# ---- which messages ----
+
+
+def _first_of_turn_in_progress(messages: Sequence[Message]) -> int:
+    """Where the turn in progress begins: the one rule of what chain of thought is dropped.
+
+    A turn is over with a message of the assistant on `final` that neither the assistant nor a tool goes on from.
+    Whatever lies before the last such message and is on `analysis`, calls made there and their results included, is
+    left out. So while a turn is in progress nothing before its end changes: the prompt only grows.
+    """
+    for i in range(len(messages) - 1, -1, -1):
+        if _ends_turn(messages, i):
+            return i
+    return 0
+
+
+def _ends_turn(messages: Sequence[Message], i: int) -> bool:
+    message = messages[i]
+    if message.channel != "final" or message.role is not Role.ASSISTANT or message.is_call:
+        return False
+    return i + 1 == len(messages) or messages[i + 1].role not in (Role.ASSISTANT, Role.TOOL)
+
+
+def _without_thought(messages: Sequence[Message], cut: int) -> set[int]:
+    """Messages of the turns before `cut` that lose chain of thought: a turn runs to the message that ends it."""
+    found: set[int] = set()
+    start = 0
+    for i in range(cut + 1 if messages else 0):
+        if _ends_turn(messages, i):
+            turn = range(start, i + 1)
+            if any(messages[j].channel == "analysis" for j in turn if j < cut):
+                found.update(turn)
+            start = i + 1
+    return found
+
+
+def _has_function_tools(messages: Sequence[Message]) -> bool:
+    """Whether the system message must say where calls of functions go."""
+    for message in messages:
+        if message.role is Role.SYSTEM or message.role is Role.DEVELOPER:
+            for part in message.parts:
+                if not isinstance(part, str) and any(space.name == FUNCTIONS and space.tools for space in part.tools):
+                    return True
+    return False
+
+
+# ---- one message ----
+
+
+def _extend(ids: list[int], message: Message, tokenizer: Tokenizer, *, has_functions: bool) -> None:
+    if message.token_ids:
+        _extend_sampled(ids, message, tokenizer)
+        return
+    if message.role is Role.TOOL:
+        author = message.name or ""
+    else:
+        author = message.role.value if message.name is None else f"{message.role.value}:{message.name}"
+    recipient = None if message.recipient == "all" else message.recipient
+    size = len(author) + len(recipient or "") + len(message.channel or "") + len(message.content_type or "")
+    header = _encode_header if size <= _MAX_CACHED_HEADER else _encode_header.__wrapped__
+    ids += header(tokenizer, author, recipient, message.channel, message.content_type)
+    ids.append(tokenizer.message)
+    content = message.content
+    if isinstance(content, str):
+        ids += tokenizer.encode(content)
+    else:
+        for part in message.parts:
+            if isinstance(part, str):
+                ids += tokenizer.encode(part)
+            else:
+                text = _content_text(part, has_functions=has_functions)
+                ids += _encode_text(tokenizer, text) if len(text) <= _MAX_CACHED_TEXT else tokenizer.encode(text)
+    ids.append(tokenizer.call if message.is_call else tokenizer.end)
+
+
+def _extend_sampled(ids: list[int], message: Message, tokenizer: Tokenizer) -> None:
+    """Replays what the model sampled, completed to one whole message of history."""
+    sampled = message.token_ids or ()
+    if not 0 <= min(sampled) <= max(sampled) < tokenizer.vocab_size:
+        raise InvalidInputError(
+            f"a message holds token ids outside this vocabulary, whose ids run from 0 to {tokenizer.vocab_size - 1}; "
+            "leave token_ids out to render it from its text",
+            param="token_ids",
+        )
+    if sampled[0] != tokenizer.start:
+        ids += _encode_header(tokenizer, Role.ASSISTANT.value, None, None, None)
+    ids += sampled
+    last = sampled[-1]
+    if last in (tokenizer.return_, tokenizer.endoftext):
+        ids[-1] = tokenizer.end  # the format guide: those stop the sampling, and stand in no history
+    elif last not in (tokenizer.end, tokenizer.call):
+        ids.append(tokenizer.call if message.is_call else tokenizer.end)
+
+
+@functools.lru_cache(maxsize=1024)
+def _encode_header(
+    tokenizer: Tokenizer, author: str, recipient: str | None, channel: str | None, content_type: str | None
+) -> tuple[int, ...]:
+    """Up to `<|message|>`, without it. The pieces are encoded one by one, as the model was taught."""
+    ids = [tokenizer.start, *tokenizer.encode(author)]
+    if recipient is not None:
+        ids += tokenizer.encode(f" to={recipient}")
+    if channel is not None:
+        ids += [tokenizer.channel, *tokenizer.encode(channel)]
+    if content_type is not None:
+        marker = ControlToken.CONSTRAIN.value
+        if content_type.startswith(marker):
+            ids += [*tokenizer.encode(" "), tokenizer.constrain, *tokenizer.encode(content_type[len(marker) :])]
+        else:
+            ids += tokenizer.encode(f" {content_type}")
+    return tuple(ids)
+
+
+@functools.lru_cache(maxsize=64)
+def _encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """For the long texts that conversations share: system messages, tools."""
+    return tuple(tokenizer.encode(text))
+
+
+# ---- system and developer contents ----
+
+
+def _content_text(part: Part, *, has_functions: bool) -> str:
+    if isinstance(part, SystemContent):
+        return _system_text(part, has_functions=has_functions)
+    return _developer_text(part) if isinstance(part, DeveloperContent) else part
+
+
+def _system_text(system: SystemContent, *, has_functions: bool) -> str:
+    top = [system.model_identity] if system.model_identity is not None else []
+    if system.knowledge_cutoff is not None:
+        top.append(f"Knowledge cutoff: {system.knowledge_cutoff}")
+    if system.date is not None:
+        top.append(f"Current date: {system.date}")
+    sections = ["\n".join(top)] if top else []
+    if system.effort is not None:
+        sections.append(f"Reasoning: {system.effort.value}")
+    if system.tools:
+        sections.append(_tools_text(system.tools))
+    if system.channels:
+        line = f"# Valid channels: {', '.join(system.channels)}."
+        if system.is_channel_required:
+            line += " Channel must be included for every message."
+        if has_functions:
+            line += f"\nCalls to these tools must go to the {Channel.COMMENTARY} channel: '{FUNCTIONS}'."
+        sections.append(line)
+    return "\n\n".join(sections)
+
+
+def _developer_text(developer: DeveloperContent) -> str:
+    sections = ["# Instructions", developer.instructions] if developer.instructions is not None else []
+    if developer.tools:
+        sections.append(_tools_text(developer.tools))
+    if developer.response_formats:
+        sections.append("# Response Formats")
+        sections += [_response_format_text(response_format) for response_format in developer.response_formats]
+    return "\n\n".join(sections)
+
+
+def _response_format_text(response_format: ResponseFormat) -> str:
+    comments = [f"// {line}" for line in lines(response_format.description or "")]
+    return "\n".join([f"## {response_format.name}", "", *comments, response_format.schema_json])
+
+
+def _tools_text(spaces: Sequence[ToolNamespace]) -> str:
+    ordered = sorted(spaces, key=lambda space: space.name)
+    return "\n\n".join(["# Tools", *map(_namespace_text, ordered)])
+
+
+def _namespace_text(space: ToolNamespace) -> str:
+    head = [f"## {space.name}\n"]
+    description = lines(space.description or "")
+    if not space.tools:
+        return "\n".join([*head, *description])
+    head += [f"// {line}" for line in description]
+    head.append(f"namespace {space.name} {{\n")
+    body = chain.from_iterable(
+        (*(f"// {line}" for line in lines(tool.description)), f"{tool.declaration}\n") for tool in space.tools
+    )
+    return "\n".join([*head, *body, f"}} // namespace {space.name}"])

@@ -1,0 +1,441 @@
+"""JSON Schema as the TypeScript type that the models were trained to read.
+
+The layout is openai-harmony's, byte for byte, wherever that renders a schema right; what it has no form for (references,
+anyOf, allOf, const, enums that are not of text, tuples, maps, limits) is laid out in the same manner. A type is one line
+unless it holds an object, or a union whose alternatives carry comments: then each alternative has a line of its own.
+
+References are written out in place. A definition that refers to itself is written out once, behind `/* Name */`, and
+is called `Name` inside.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, cast
+from urllib.parse import unquote
+
+from ossia.core.errors import InvalidInputError
+from ossia.harmony.json_text import JsonValue, compact_json, lines
+
+MAX_NESTING = 64
+"""How deep types may lie in one another."""
+
+MAX_NODES = 20_000
+"""How many types one schema may come to once its references are written out."""
+
+_Schema: TypeAlias = Mapping[str, JsonValue]
+
+_LIMITS = (
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "format",
+    "minItems",
+    "maxItems",
+    "uniqueItems",
+    "minProperties",
+    "maxProperties",
+)
+_PLAIN = re.compile(r'[^"\\\x00-\x1f\u2028\u2029]*')
+_EMPTY: _Schema = {}
+
+
+def schema_to_typescript(schema: object, *, indent: str = "") -> str:
+    """Renders a JSON Schema.
+
+    Args:
+        schema: any JSON value; only objects and booleans are schemas.
+        indent: put before each line but the first.
+
+    Raises:
+        InvalidInputError: not a schema, a reference that leads nowhere, or one nested or grown beyond the bounds.
+    """
+    return _Writer(schema).type_of(schema, indent).text
+
+
+class _Type(NamedTuple):
+    text: str
+    is_atom: bool = True  # False: needs parentheses inside an array, an intersection or a union's member
+    has_null: bool = False
+
+
+class _Resolved(NamedTuple):
+    schema: _Schema  # without $ref: the definition, overlaid with what stood beside the reference
+    pointers: tuple[str, ...]  # the references followed
+    recursive: str | None  # the reference that is being written out already, if it came to one
+
+
+class _Writer:
+    """Writes one schema; keeps which references are being written out, and how much has been written."""
+
+    def __init__(self, root: object) -> None:
+        self._root = root
+        self._active: list[str] = []
+        self._recursive: set[str] = set()
+        self._names: dict[str, str] = {}
+        self._num_nodes = 0
+        self._depth = 0
+
+    # ---- types ----
+
+    def type_of(self, schema: object, indent: str) -> _Type:
+        self._num_nodes += 1
+        if self._num_nodes > MAX_NODES or self._depth >= MAX_NESTING:
+            raise InvalidInputError(
+                f"the JSON Schema is nested deeper than {MAX_NESTING} levels or comes to more than {MAX_NODES} types "
+                "with its references written out; simplify it",
+                param="schema",
+            )
+        if schema is True:
+            return _Type("any")
+        if schema is False:
+            return _Type("never")
+        self._depth += 1
+        found = self._resolve(_as_schema(schema))
+        if found.recursive is not None:
+            self._recursive.add(found.recursive)
+            result = _Type(self._name(found.recursive))
+        else:
+            self._active += found.pointers
+            result = self._structure(found.schema, indent)
+            del self._active[len(self._active) - len(found.pointers) :]
+            for pointer in found.pointers:
+                if pointer in self._recursive:
+                    result = result._replace(text=f"/* {self._name(pointer)} */ {result.text}")
+        self._depth -= 1
+        return _with_null(result) if found.schema.get("nullable") is True else result
+
+    def root_type(self, indent: str) -> _Type:
+        return self.type_of(self._root, indent)
+
+    def _structure(self, schema: _Schema, indent: str) -> _Type:
+        """The type of a schema without reference: what its keywords ask for, all at once."""
+        if "const" in schema:
+            return _literals([schema["const"]])
+        enum = _array(schema, "enum")
+        if enum:
+            return _literals(enum)
+        parts: list[_Type] = []
+        alternatives = [key for key in ("oneOf", "anyOf") if _array(schema, key)]
+        all_of = _array(schema, "allOf")
+        if not (alternatives or all_of) or _is_object(schema):
+            parts.append(self._by_type(schema, indent))
+        for member in all_of:
+            parts.append(self.type_of(member, indent))
+        for key in alternatives:
+            parts.append(self._union(_array(schema, key), indent, always_tall=key == "oneOf"))
+        said = [part for part in parts if part.text != "any"]
+        if not said:
+            return self._by_type(schema, indent) if all_of or alternatives else _Type("any")
+        if len(said) == 1:
+            return said[0]
+        texts = list(dict.fromkeys(part.text if part.is_atom else f"({part.text})" for part in said))
+        return _Type(" & ".join(texts), is_atom=len(texts) == 1, has_null=all(part.has_null for part in said))
+
+    def _by_type(self, schema: _Schema, indent: str) -> _Type:
+        kind = schema.get("type")
+        if isinstance(kind, Sequence) and not isinstance(kind, str):
+            types = [self._named_type(name, schema, indent) for name in kind if isinstance(name, str)]
+            if types:
+                return _join(types)
+        if isinstance(kind, str):
+            return self._named_type(kind, schema, indent)
+        if _is_object(schema):
+            return self._named_type("object", schema, indent)
+        if "items" in schema or "prefixItems" in schema:
+            return self._named_type("array", schema, indent)
+        return _Type("any")
+
+    def _named_type(self, name: str, schema: _Schema, indent: str) -> _Type:
+        if name == "object":
+            return _Type(self._object(schema, indent))
+        if name == "array":
+            return _Type(self._array_type(schema, indent))
+        if name == "null":
+            return _Type("null", has_null=True)
+        return _Type(
+            {"string": "string", "number": "number", "integer": "number", "boolean": "boolean"}.get(name, "any")
+        )
+
+    def _array_type(self, schema: _Schema, indent: str) -> str:
+        items = schema.get("items")
+        heads = _array(schema, "prefixItems")
+        rest: JsonValue = items
+        if not heads and isinstance(items, Sequence) and not isinstance(items, str):
+            heads, rest = list(items), schema.get("additionalItems")
+        if heads:
+            members = [self.type_of(head, indent).text for head in heads]
+            if isinstance(rest, Mapping):
+                members.append(f"...{self._element(rest, indent)}[]")
+            return f"[{', '.join(members)}]"
+        if rest is None:
+            return "Array<any>"
+        return f"{self._element(rest, indent)}[]"
+
+    def _element(self, schema: JsonValue, indent: str) -> str:
+        element = self.type_of(schema, indent)
+        return element.text if element.is_atom else f"({element.text})"
+
+    # ---- unions ----
+
+    def _union(self, variants: Sequence[JsonValue], indent: str, *, always_tall: bool) -> _Type:
+        """A union in the place of a type; the tall form starts on a new line."""
+        types = [self.type_of(variant, f"{indent}   ") for variant in variants]
+        if not always_tall:
+            if all(t.text == "any" for t in types):
+                return _Type("any")
+            if not self._needs_lines(variants, types):
+                return _join(types)
+        tails = [_tail(self._annotations(variant), quote_enum=True, with_text=True) for variant in variants]
+        text = "".join(f"\n{indent} | {t.text}{tail}" for t, tail in zip(types, tails, strict=True))
+        return _Type(text, is_atom=False, has_null=any(t.has_null for t in types))
+
+    def _needs_lines(self, variants: Sequence[JsonValue], types: Sequence[_Type]) -> bool:
+        commented = any(_tail(self._annotations(v), quote_enum=True, with_text=True) for v in variants)
+        return commented or any("\n" in t.text for t in types)
+
+    # ---- objects ----
+
+    def _object(self, schema: _Schema, indent: str) -> str:
+        required = {name for name in _array(schema, "required") if isinstance(name, str)}
+        out = [_comment(schema.get("description"), indent), "{\n"]
+        for key, value in _object_of(schema, "properties").items():
+            out.append(self._property(key, value, indent, is_required=key in required))
+        for pattern, value in _object_of(schema, "patternProperties").items():
+            text = self.type_of(value, f"{indent}    ").text
+            out.append(f"{indent}[key: string]: {text}, // keys: {_one_line(pattern)}\n")
+        extra = schema.get("additionalProperties")
+        if extra is True or isinstance(extra, Mapping):
+            text = self.type_of(extra, f"{indent}    ").text
+            out.append(f"{indent}[key: string]: {text},{_tail(self._annotations(extra))}\n")
+        out.append(f"{indent}}}")
+        return "".join(out)
+
+    def _property(self, key: str, value: JsonValue, indent: str, *, is_required: bool) -> str:
+        notes = self._annotations(value)
+        out: list[str] = []
+        if isinstance(title := notes.get("title"), str):
+            out.append(f"{_comment(title, indent)}{indent}//\n")
+        label = f"{indent}{_key(key)}{'' if is_required else '?'}:"
+        variants = self._tall_variants(value)
+        if variants is None:
+            out.append(_comment(notes.get("description"), indent))
+            out.append(_examples(notes, indent))
+            text = self.type_of(value, f"{indent}    ").text
+            out.append(f"{label} {text},{_tail(notes)}\n")
+            return "".join(out)
+        description = notes.get("description")
+        out.append(_examples(notes, indent))
+        first = self._annotations(variants[0]).get("description")
+        is_said_above = isinstance(description, str) and description != first
+        if is_said_above:
+            out.append(_comment(description, indent))
+        out += [f"{indent}// {note}\n" for note in _remarks(notes)]
+        out.append(f"{label}\n")
+        for i, variant in enumerate(variants):
+            text = self.type_of(variant, f"{indent}   ").text
+            note = self._annotations(variant)
+            # As openai-harmony: the text above stands for the first alternative too.
+            is_new = not (i == 0 and is_said_above) and note.get("description") != description
+            out.append(f"{indent} | {text}{_tail(note, with_text=is_new, separator=' ')}\n")
+        out.append(f"{indent},\n")
+        return "".join(out)
+
+    def _tall_variants(self, value: JsonValue) -> Sequence[JsonValue] | None:
+        """The alternatives of a property that is a union and nothing else, if they are to stand one a line."""
+        if not isinstance(value, Mapping):
+            return None
+        found = self._resolve(value)
+        schema = found.schema
+        if found.pointers or _is_object(schema) or any(key in schema for key in ("const", "allOf")):
+            return None
+        if _array(schema, "enum") or (_array(schema, "oneOf") and _array(schema, "anyOf")):
+            return None
+        null: list[JsonValue] = [{"type": "null"}] if schema.get("nullable") is True else []
+        if one_of := _array(schema, "oneOf"):
+            return [*one_of, *null]
+        any_of = _array(schema, "anyOf")
+        if not any_of:
+            return None
+        before = self._num_nodes
+        types = [self.type_of(variant, "") for variant in any_of]
+        # Looked at, not written: an object's union would otherwise be counted twice a level.
+        self._num_nodes = before + len(types)
+        if all(t.text == "any" for t in types) or not self._needs_lines(any_of, types):
+            return None
+        return [*any_of, *null]
+
+    def _annotations(self, schema: JsonValue) -> _Schema:
+        """The keywords that become comments: the schema's own, over those of the definition that it refers to."""
+        return self._resolve(schema).schema if isinstance(schema, Mapping) else _EMPTY
+
+    # ---- references ----
+
+    def _resolve(self, schema: _Schema) -> _Resolved:
+        """Follows `$ref`, and an `allOf` of one member, which is how older writers put text beside a reference."""
+        pointers: list[str] = []
+        while True:
+            all_of = _array(schema, "allOf")
+            if isinstance(pointer := schema.get("$ref"), str):
+                beside = {key: value for key, value in schema.items() if key not in ("$ref", "$defs", "definitions")}
+                if pointer in self._active:
+                    return _Resolved(beside, tuple(pointers), pointer)
+                if pointer in pointers:
+                    raise InvalidInputError(f"the reference {pointer!r} leads back to itself", param="schema")
+                pointers.append(pointer)
+                target = self._look_up(pointer)
+            elif len(all_of) == 1 and isinstance(all_of[0], Mapping) and not _is_object(schema):
+                beside = {key: value for key, value in schema.items() if key != "allOf"}
+                target = all_of[0]
+            else:
+                return _Resolved(schema, tuple(pointers), None)
+            if isinstance(target, bool):
+                return _Resolved({"enum": []} if target else {"not": True, **beside}, tuple(pointers), None)
+            schema = {**_as_schema(target), **beside}
+
+    def _look_up(self, pointer: str) -> JsonValue:
+        missing = InvalidInputError(
+            f"the reference {pointer!r} leads nowhere in this schema; put the definition under $defs and refer to it "
+            "as '#/$defs/Name'",
+            param="schema",
+        )
+        if not pointer.startswith("#"):
+            raise missing
+        fragment = unquote(pointer[1:])
+        place = cast("JsonValue", self._root)
+        if fragment and not fragment.startswith("/"):
+            return self._anchor(fragment, missing)
+        for raw in fragment.split("/")[1:]:
+            step = raw.replace("~1", "/").replace("~0", "~")
+            if isinstance(place, Mapping) and step in place:
+                place = place[step]
+            elif isinstance(place, list | tuple) and step.isdecimal() and int(step) < len(place):
+                place = place[int(step)]
+            else:
+                raise missing
+        return place
+
+    def _anchor(self, name: str, missing: InvalidInputError) -> JsonValue:
+        root = self._root if isinstance(self._root, Mapping) else _EMPTY
+        for key in ("$defs", "definitions"):
+            for value in _object_of(cast("_Schema", root), key).values():
+                if isinstance(value, Mapping) and value.get("$anchor") == name:
+                    return value
+        raise missing
+
+    def _name(self, pointer: str) -> str:
+        if pointer not in self._names:
+            last = unquote(pointer).rstrip("/").rsplit("/", 1)[-1].lstrip("#")
+            stem = re.sub(r"\W", "_", last) or "Arguments"
+            stem = f"_{stem}" if stem[0].isdigit() else stem
+            taken = set(self._names.values())
+            name, n = stem, 2
+            while name in taken:
+                name, n = f"{stem}{n}", n + 1
+            self._names[pointer] = name
+        return self._names[pointer]
+
+
+# ---- pieces of text ----
+
+
+def _literals(values: Sequence[JsonValue]) -> _Type:
+    texts = list(dict.fromkeys(compact_json(value) for value in values))
+    return _Type(" | ".join(texts), is_atom=len(texts) == 1, has_null="null" in texts)
+
+
+def _join(types: Iterable[_Type]) -> _Type:
+    members = {t.text: t for t in types}
+    return _Type(" | ".join(members), is_atom=len(members) == 1, has_null=any(t.has_null for t in members.values()))
+
+
+def _with_null(type_: _Type) -> _Type:
+    if type_.has_null or type_.text == "any":
+        return type_
+    return _Type(f"{type_.text} | null", is_atom=False, has_null=True)
+
+
+def _comment(text: object, indent: str) -> str:
+    return "".join(f"{indent}// {line}\n" for line in lines(text)) if isinstance(text, str) else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(lines(text))
+
+
+def _key(name: str) -> str:
+    return name if name.replace("$", "_").isidentifier() else compact_json(name)
+
+
+def _examples(schema: _Schema, indent: str) -> str:
+    examples = _array(schema, "examples")
+    if not examples:
+        return ""
+    return "".join([f"{indent}// Examples:\n", *(f"{indent}// - {compact_json(example)}\n" for example in examples)])
+
+
+def _default(schema: _Schema, *, quote_enum: bool) -> str:
+    value = schema["default"]
+    if isinstance(value, str) and _array(schema, "enum") and not quote_enum and _PLAIN.fullmatch(value):
+        return f"default: {value}"
+    return f"default: {compact_json(value)}"
+
+
+def _remarks(schema: _Schema, *, quote_enum: bool = False) -> list[str]:
+    """Default, then limits; those of an array's elements too."""
+    found = [_default(schema, quote_enum=quote_enum)] if "default" in schema else []
+    found += _limits(schema)
+    items = schema.get("items")
+    if isinstance(items, Mapping) and (inner := _limits(items)):
+        found.append(f"each item: {', '.join(inner)}")
+    return found
+
+
+def _limits(schema: _Schema) -> list[str]:
+    found: list[str] = []
+    for key in _LIMITS:
+        value = schema.get(key)
+        if value is None or value is False:
+            continue
+        text = value if isinstance(value, str) and _PLAIN.fullmatch(value) else compact_json(value)
+        found.append(f"{key}: {text}")
+    return found
+
+
+def _tail(schema: _Schema, *, quote_enum: bool = False, with_text: bool = False, separator: str = ", ") -> str:
+    """The comment behind a type: its description if asked for, default and limits."""
+    remarks = ", ".join(_remarks(schema, quote_enum=quote_enum))
+    description = schema.get("description") if with_text else None
+    said = [_one_line(description)] if isinstance(description, str) else []
+    said += [remarks] if remarks else []
+    return f" // {' '.join(said)}" if said else ""
+
+
+def _as_schema(value: object) -> _Schema:
+    if isinstance(value, Mapping):
+        return cast("_Schema", value)
+    raise InvalidInputError(
+        f"{type(value).__name__} stands where a JSON Schema should; use an object, true or false", param="schema"
+    )
+
+
+def _is_object(schema: _Schema) -> bool:
+    return any(
+        isinstance(schema.get(key), Mapping) for key in ("properties", "patternProperties", "additionalProperties")
+    )
+
+
+def _array(schema: _Schema, key: str) -> Sequence[JsonValue]:
+    value = schema.get(key)
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _object_of(schema: _Schema, key: str) -> Mapping[str, JsonValue]:
+    value = schema.get(key)
+    return value if isinstance(value, Mapping) else {}
