@@ -1,1 +1,1 @@
-"""The command line, one file a command."""
+"""The `ossia` command, one file a subcommand. Heavy imports (torch) are made inside the commands that need them."""

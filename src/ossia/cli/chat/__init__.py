@@ -1,0 +1,1 @@
+"""`ossia chat`: command (options, pipe) > loop (the prompt, slash commands) > session (the conversation), display."""

@@ -1,0 +1,124 @@
+"""A conversation with a model: what was said, and how the next turn joins it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ossia.cli.loading import LoadedModel
+from ossia.cli.turn import Delta, Kind, SamplingChoice, Turn, kind_of, opening, require_text
+from ossia.core.errors import StorageError
+from ossia.core.paths import data_home
+from ossia.harmony.message import Channel, Conversation, Effort, Message, Role, conversation_to_dict
+
+
+class ChatSession:
+    """Keeps the history of a conversation. The model may still be loading: it is asked for with the first question.
+
+    Attributes:
+        effort: reasoning effort of the next turn.
+        instructions: text of the developer message, if any.
+    """
+
+    def __init__(
+        self,
+        get_model: Callable[[], LoadedModel],
+        *,
+        effort: Effort,
+        date: str,
+        instructions: str | None = None,
+        choice: SamplingChoice,
+    ) -> None:
+        self._get_model = get_model
+        self.effort = effort
+        self.date = date
+        self.instructions = instructions
+        self.choice = choice
+        self._history: list[Message] = []
+
+    @property
+    def num_questions(self) -> int:
+        return sum(message.role == Role.USER for message in self._history)
+
+    def start_turn(self, text: str) -> Turn:
+        """Begin a turn with a question. Nothing is kept until `keep`.
+
+        Raises:
+            InvalidInputError: the question is empty.
+            ContextLengthError: the conversation does not fit the context any more.
+        """
+        question = Message(role=Role.USER, content=require_text(text, what="question"))
+        return Turn(self._get_model(), self._conversation(question), choice=self.choice)
+
+    def ask(self, text: str) -> Iterator[Delta]:
+        """A whole turn: begin, sample, keep."""
+        turn = self.start_turn(text)
+        yield from turn
+        self.keep(text, turn)
+
+    def keep(self, text: str, turn: Turn) -> None:
+        """Add a question and what came of its turn to the history.
+
+        A turn that was stopped before it answered leaves nothing; a partial answer is kept as the text it is, since its
+        ids lack the end that they would need to be replayed.
+        """
+        turn.finish()
+        messages = list(turn.messages)
+        if turn.finish_reason == "length":
+            messages = [Message(role=Role.ASSISTANT, channel=Channel.FINAL, content=turn.answer)] if turn.answer else []
+        if messages:
+            self._history += [Message(role=Role.USER, content=text.strip()), *messages]
+
+    def clear(self) -> None:
+        """Forget the conversation; effort, instructions and sampling stay."""
+        self._history.clear()
+
+    def save(self, path: Path | None, *, with_reasoning: bool) -> Path:
+        """Write the conversation as JSON, or a message a line if the name ends in .jsonl; return where it is.
+
+        The JSON form is what `ossia harmony render` takes.
+
+        Raises:
+            StorageError: it cannot be written; a file that was there is as it was.
+        """
+        path = path or data_home() / "chats" / f"{datetime.now():%Y-%m-%d_%H%M%S}.json"
+        messages = [message for message in self._history if with_reasoning or kind_of(message) is not Kind.REASONING]
+        record = conversation_to_dict(self._conversation(history=messages))
+        write_text(path, to_lines(record["messages"]) if path.suffix == ".jsonl" else to_json(record))
+        return path
+
+    def _conversation(self, *more: Message, history: list[Message] | None = None) -> Conversation:
+        first = opening(self._get_model(), effort=self.effort, date=self.date, instructions=self.instructions)
+        return Conversation(messages=(*first, *(self._history if history is None else history), *more))
+
+
+def to_json(record: dict[str, Any]) -> str:
+    return json.dumps({"conversation": record, "next_role": None}, indent=2) + "\n"
+
+
+def to_lines(messages: list[Any]) -> str:
+    return "".join(json.dumps(message) + "\n" for message in messages)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file aside and rename it into place.
+
+    Raises:
+        StorageError: it cannot be written; a file that was there is as it was.
+    """
+    aside: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+            aside = Path(file.name)
+            file.write(text)
+        os.replace(aside, path)
+    except OSError as error:
+        if aside is not None:
+            aside.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror}; name another file: /save FILE") from error

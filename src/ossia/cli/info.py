@@ -1,0 +1,131 @@
+"""`ossia info`: what a model is made of, how many bytes it takes, and where it fits."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ossia.cli.options import examples
+from ossia.cli.sizes import DEVICES, longest_context, measure
+
+if TYPE_CHECKING:
+    from ossia.model.config import ModelConfig
+
+EXAMPLES = examples(
+    "ossia info openai/gpt-oss-20b",
+    "ossia info nano --json",
+    "ossia info path/to/model",
+)
+
+
+GIB = 1 << 30
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help='"nano", openai/gpt-oss-20b, openai/gpt-oss-120b, or a folder.')
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a model's parameters, bytes, and what fits where.
+
+    The published models need no download: their configs are built in.
+    """
+    from ossia.cli.loading import find_config
+
+    found = find_config(model)
+    record = describe(model, found.config, folder=found.folder)
+    typer.echo(json.dumps(record) if as_json else as_text(record))
+
+
+def describe(name: str, config: ModelConfig, *, folder: Path | None) -> dict[str, Any]:
+    """All that is printed, as JSON types. Sizes are bytes."""
+    sizes = measure(config)
+    return {
+        "model": name,
+        "folder": None if folder is None else str(folder),
+        "files_bytes": None if folder is None else sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        "parameters": sizes.num_parameters,
+        "active_parameters": sizes.num_active_parameters,
+        "context_length": config.max_position_embeddings,
+        "shape": {
+            "layers": config.num_hidden_layers,
+            "hidden": config.hidden_size,
+            "heads": config.num_attention_heads,
+            "kv_heads": config.num_key_value_heads,
+            "head_dim": config.head_dim,
+            "experts": config.num_local_experts,
+            "active_experts": config.num_experts_per_tok,
+            "expert_hidden": config.intermediate_size,
+            "vocabulary": config.vocab_size,
+            "sliding_window": config.sliding_window,
+        },
+        "bytes": {"hf-mxfp4": sizes.mxfp4_bytes, "original": sizes.mxfp4_bytes, "hf-bf16": sizes.bf16_bytes},
+        "kv_cache_bytes": {
+            "per_token": sizes.kv_bytes_per_token,
+            "sliding_windows": sizes.kv_bytes_fixed,
+            "full_context": sizes.kv_bytes(config.max_position_embeddings),
+        },
+        "fits": [
+            {
+                "device": device,
+                "memory_bytes": memory,
+                "mxfp4_context": longest_context(
+                    sizes, sizes.mxfp4_bytes, memory=memory, limit=config.max_position_embeddings
+                ),
+                "bf16_context": longest_context(
+                    sizes, sizes.bf16_bytes, memory=memory, limit=config.max_position_embeddings
+                ),
+            }
+            for device, memory in [*DEVICES.items(), *this_machine().items()]
+        ],
+    }
+
+
+def this_machine() -> dict[str, int]:
+    """The memory of this computer, where the system tells it."""
+    try:
+        return {"this machine": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
+    except (AttributeError, ValueError, OSError):
+        return {}
+
+
+def as_text(record: dict[str, Any]) -> str:
+    """The record for people."""
+    shape, kv = record["shape"], record["kv_cache_bytes"]
+    lines = [
+        f"{record['model']}"
+        + (f"  ({record['folder']})" if record["folder"] else "  (built-in config; no weights needed)"),
+        "",
+        f"parameters   {record['parameters']:,} in all, {record['active_parameters']:,} at work for a token",
+        f"layers       {shape['layers']}, hidden {shape['hidden']}; {shape['heads']} heads of {shape['head_dim']}, "
+        f"{shape['kv_heads']} KV heads, window {shape['sliding_window']} in every other layer",
+        f"experts      {shape['experts']} a layer, {shape['active_experts']} at work, hidden {shape['expert_hidden']}",
+        f"vocabulary   {shape['vocabulary']:,}",
+        f"context      {record['context_length']:,} tokens",
+        f"weights      {human(record['bytes']['hf-mxfp4'])} as MXFP4 (hf-mxfp4, original), "
+        f"{human(record['bytes']['hf-bf16'])} as bfloat16 (hf-bf16)",
+        f"KV cache     {kv['per_token']:,} bytes a token, {human(kv['full_context'])} for a full context",
+    ]
+    if record["files_bytes"] is not None:
+        lines.insert(-1, f"files        {human(record['files_bytes'])} of safetensors")
+    lines += ["", "What fits where: the longest context beside the weights (one sequence, 16-bit KV cache)"]
+    lines += [
+        f"  {row['device']:24} {human(row['memory_bytes']):>10}   MXFP4 {context(row['mxfp4_context']):>9}   "
+        f"bfloat16 {context(row['bf16_context']):>9}"
+        for row in record["fits"]
+    ]
+    return "\n".join(lines)
+
+
+def context(num_tokens: int) -> str:
+    return f"{num_tokens:,}" if num_tokens else "no"
+
+
+def human(num_bytes: int) -> str:
+    """``12.8 GiB``, ``23.5 MiB``."""
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / (1 << 20):.1f} MiB"
