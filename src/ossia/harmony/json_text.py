@@ -10,7 +10,7 @@ from typing import TypeAlias, cast
 
 from ossia.core.errors import InvalidInputError
 
-JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
 MAX_DEPTH = 64
 """Arrays and objects may lie this deep in one another."""
@@ -29,7 +29,7 @@ def compact_json(value: object, *, depth: int = MAX_DEPTH) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int):
-        return str(value)
+        return _int_text(value)
     if isinstance(value, float):
         return _float_text(value)
     if isinstance(value, Mapping | list | tuple):
@@ -56,6 +56,13 @@ def _key_text(key: object) -> str:
     if not isinstance(key, str):
         raise InvalidInputError(f"{key!r} cannot be a key in JSON; use text", param="schema")
     return json.dumps(key, ensure_ascii=False)
+
+
+def _int_text(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python writes no more than sys.get_int_max_str_digits() digits
+        raise InvalidInputError("a number in JSON has thousands of digits; use a shorter one", param="schema") from None
 
 
 def _float_text(value: float) -> str:

@@ -233,6 +233,7 @@ def _message_from_dict(data: object, *, where: str, trust_token_ids: bool) -> Me
 
 
 def _part_from_dict(data: object, *, where: str) -> Part:
+    data = cast("object", data)
     kind = cast("dict[str, object]", data).get("type") if isinstance(data, dict) else None
     if kind == "text":
         text = _fields(data, known={"type", "text"}, where=where).get("text")

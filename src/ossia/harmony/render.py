@@ -172,7 +172,7 @@ def _has_function_tools(messages: Sequence[Message]) -> bool:
 
 def _extend(ids: list[int], message: Message, tokenizer: Tokenizer, *, has_functions: bool) -> None:
     if message.token_ids:
-        _extend_sampled(ids, message, tokenizer)
+        _extend_sampled(ids, message, message.token_ids, tokenizer)
         return
     if message.role is Role.TOOL:
         author = message.name or ""
@@ -196,9 +196,8 @@ def _extend(ids: list[int], message: Message, tokenizer: Tokenizer, *, has_funct
     ids.append(tokenizer.call if message.is_call else tokenizer.end)
 
 
-def _extend_sampled(ids: list[int], message: Message, tokenizer: Tokenizer) -> None:
+def _extend_sampled(ids: list[int], message: Message, sampled: Sequence[int], tokenizer: Tokenizer) -> None:
     """Replays what the model sampled, completed to one whole message of history."""
-    sampled = message.token_ids or ()
     if not 0 <= min(sampled) <= max(sampled) < tokenizer.vocab_size:
         raise InvalidInputError(
             f"a message holds token ids outside this vocabulary, whose ids run from 0 to {tokenizer.vocab_size - 1}; "

@@ -1,8 +1,9 @@
 """JSON Schema as the TypeScript type that the models were trained to read.
 
-The layout is openai-harmony's, byte for byte, wherever that renders a schema right; what it has no form for (references,
-anyOf, allOf, const, enums that are not of text, tuples, maps, limits) is laid out in the same manner. A type is one line
-unless it holds an object, or a union whose alternatives carry comments: then each alternative has a line of its own.
+The layout is openai-harmony's, byte for byte, wherever that renders a schema right; what it has no form for
+(references, anyOf, allOf, const, enums that are not of text, tuples, maps, limits) is laid out in the same manner.
+A type is one line unless it holds an object, or a union whose alternatives carry comments: then each alternative has a
+line of its own.
 
 References are written out in place. A definition that refers to itself is written out once, behind `/* Name */`, and
 is called `Name` inside.
@@ -24,9 +25,12 @@ MAX_NESTING = 64
 MAX_NODES = 20_000
 """How many types one schema may come to once its references are written out."""
 
+MAX_CHARS = 4_000_000
+"""How long the texts of these types may be together; what lies inside another counts again."""
+
 _Schema: TypeAlias = Mapping[str, JsonValue]
 
-_LIMITS = (
+LIMITS = (
     "minimum",
     "maximum",
     "exclusiveMinimum",
@@ -42,6 +46,7 @@ _LIMITS = (
     "minProperties",
     "maxProperties",
 )
+_PRIMITIVES = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean"}
 _PLAIN = re.compile(r'[^"\\\x00-\x1f\u2028\u2029]*')
 _EMPTY: _Schema = {}
 
@@ -56,13 +61,22 @@ def schema_to_typescript(schema: object, *, indent: str = "") -> str:
     Raises:
         InvalidInputError: not a schema, a reference that leads nowhere, or one nested or grown beyond the bounds.
     """
-    return _Writer(schema).type_of(schema, indent).text
+    return _Writer(schema).root_type(indent)
 
 
 class _Type(NamedTuple):
     text: str
     is_atom: bool = True  # False: needs parentheses inside an array, an intersection or a union's member
     has_null: bool = False
+
+
+class _Union(NamedTuple):
+    variants: Sequence[JsonValue]
+    types: Sequence[_Type]
+    is_tall: bool  # one alternative a line
+
+    def inline(self) -> _Type:
+        return _Type("any") if all(t.text == "any" for t in self.types) else _join(self.types)
 
 
 class _Resolved(NamedTuple):
@@ -76,20 +90,25 @@ class _Writer:
 
     def __init__(self, root: object) -> None:
         self._root = root
-        self._active: list[str] = []
+        self._active = ["#"]
         self._recursive: set[str] = set()
         self._names: dict[str, str] = {}
         self._num_nodes = 0
+        self._num_chars = 0
         self._depth = 0
+
+    def root_type(self, indent: str) -> str:
+        text = self.type_of(self._root, indent).text
+        return f"/* {self._name('#')} */ {text}" if "#" in self._recursive else text
 
     # ---- types ----
 
     def type_of(self, schema: object, indent: str) -> _Type:
         self._num_nodes += 1
-        if self._num_nodes > MAX_NODES or self._depth >= MAX_NESTING:
+        if self._num_nodes > MAX_NODES or self._num_chars > MAX_CHARS or self._depth >= MAX_NESTING:
             raise InvalidInputError(
-                f"the JSON Schema is nested deeper than {MAX_NESTING} levels or comes to more than {MAX_NODES} types "
-                "with its references written out; simplify it",
+                f"the JSON Schema is nested deeper than {MAX_NESTING} levels, or comes to more than {MAX_NODES} types or "
+                f"{MAX_CHARS} characters with its references written out; simplify it",
                 param="schema",
             )
         if schema is True:
@@ -109,13 +128,13 @@ class _Writer:
                 if pointer in self._recursive:
                     result = result._replace(text=f"/* {self._name(pointer)} */ {result.text}")
         self._depth -= 1
+        self._num_chars += len(result.text)
         return _with_null(result) if found.schema.get("nullable") is True else result
-
-    def root_type(self, indent: str) -> _Type:
-        return self.type_of(self._root, indent)
 
     def _structure(self, schema: _Schema, indent: str) -> _Type:
         """The type of a schema without reference: what its keywords ask for, all at once."""
+        if schema.get("not") in (True, _EMPTY):
+            return _Type("never")
         if "const" in schema:
             return _literals([schema["const"]])
         enum = _array(schema, "enum")
@@ -126,10 +145,8 @@ class _Writer:
         all_of = _array(schema, "allOf")
         if not (alternatives or all_of) or _is_object(schema):
             parts.append(self._by_type(schema, indent))
-        for member in all_of:
-            parts.append(self.type_of(member, indent))
-        for key in alternatives:
-            parts.append(self._union(_array(schema, key), indent, always_tall=key == "oneOf"))
+        parts += [self.type_of(member, indent) for member in all_of]
+        parts += [self._union_type(_array(schema, key), indent, is_always_tall=key == "oneOf") for key in alternatives]
         said = [part for part in parts if part.text != "any"]
         if not said:
             return self._by_type(schema, indent) if all_of or alternatives else _Type("any")
@@ -159,9 +176,7 @@ class _Writer:
             return _Type(self._array_type(schema, indent))
         if name == "null":
             return _Type("null", has_null=True)
-        return _Type(
-            {"string": "string", "number": "number", "integer": "number", "boolean": "boolean"}.get(name, "any")
-        )
+        return _Type(_PRIMITIVES.get(name, "any"))
 
     def _array_type(self, schema: _Schema, indent: str) -> str:
         items = schema.get("items")
@@ -184,21 +199,21 @@ class _Writer:
 
     # ---- unions ----
 
-    def _union(self, variants: Sequence[JsonValue], indent: str, *, always_tall: bool) -> _Type:
-        """A union in the place of a type; the tall form starts on a new line."""
+    def _union(self, variants: Sequence[JsonValue], indent: str, *, is_always_tall: bool) -> _Union:
         types = [self.type_of(variant, f"{indent}   ") for variant in variants]
-        if not always_tall:
-            if all(t.text == "any" for t in types):
-                return _Type("any")
-            if not self._needs_lines(variants, types):
-                return _join(types)
-        tails = [_tail(self._annotations(variant), quote_enum=True, with_text=True) for variant in variants]
-        text = "".join(f"\n{indent} | {t.text}{tail}" for t, tail in zip(types, tails, strict=True))
-        return _Type(text, is_atom=False, has_null=any(t.has_null for t in types))
+        has_comments = any(_tail(self._annotations(v), with_text=True) for v in variants)
+        is_tall = is_always_tall or has_comments or any("\n" in t.text for t in types)
+        says_something = is_always_tall or any(t.text != "any" for t in types)
+        return _Union(variants, types, is_tall=is_tall and says_something)
 
-    def _needs_lines(self, variants: Sequence[JsonValue], types: Sequence[_Type]) -> bool:
-        commented = any(_tail(self._annotations(v), quote_enum=True, with_text=True) for v in variants)
-        return commented or any("\n" in t.text for t in types)
+    def _union_type(self, variants: Sequence[JsonValue], indent: str, *, is_always_tall: bool) -> _Type:
+        """A union in the place of a type; the tall form starts on a new line."""
+        union = self._union(variants, indent, is_always_tall=is_always_tall)
+        if not union.is_tall:
+            return union.inline()
+        tails = [_tail(self._annotations(variant), quote_enum=True, with_text=True) for variant in variants]
+        text = "".join(f"\n{indent} | {t.text}{tail}" for t, tail in zip(union.types, tails, strict=True))
+        return _Type(text, is_atom=False, has_null=any(t.has_null for t in union.types))
 
     # ---- objects ----
 
@@ -217,59 +232,47 @@ class _Writer:
         out.append(f"{indent}}}")
         return "".join(out)
 
-    def _property(self, key: str, value: JsonValue, indent: str, *, is_required: bool) -> str:
+    def _property(self, key: object, value: JsonValue, indent: str, *, is_required: bool) -> str:
         notes = self._annotations(value)
-        out: list[str] = []
-        if isinstance(title := notes.get("title"), str):
-            out.append(f"{_comment(title, indent)}{indent}//\n")
+        union = self._property_union(value, indent)
+        title = notes.get("title")
+        out = [f"{_comment(title, indent)}{indent}//\n"] if isinstance(title, str) else []
         label = f"{indent}{_key(key)}{'' if is_required else '?'}:"
-        variants = self._tall_variants(value)
-        if variants is None:
-            out.append(_comment(notes.get("description"), indent))
-            out.append(_examples(notes, indent))
-            text = self.type_of(value, f"{indent}    ").text
-            out.append(f"{label} {text},{_tail(notes)}\n")
+        if union is None or not union.is_tall:
+            type_ = union.inline() if union is not None else self.type_of(value, f"{indent}    ")
+            out += [_comment(notes.get("description"), indent), _examples(notes, indent)]
+            out.append(f"{label} {type_.text},{_tail(notes)}\n")
             return "".join(out)
-        description = notes.get("description")
         out.append(_examples(notes, indent))
-        first = self._annotations(variants[0]).get("description")
+        description = notes.get("description")
+        first = self._annotations(union.variants[0]).get("description")
         is_said_above = isinstance(description, str) and description != first
         if is_said_above:
             out.append(_comment(description, indent))
-        out += [f"{indent}// {note}\n" for note in _remarks(notes)]
+        out += [f"{indent}// {remark}\n" for remark in _remarks(notes)]
         out.append(f"{label}\n")
-        for i, variant in enumerate(variants):
-            text = self.type_of(variant, f"{indent}   ").text
+        for i, (variant, type_) in enumerate(zip(union.variants, union.types, strict=True)):
             note = self._annotations(variant)
             # As openai-harmony: the text above stands for the first alternative too.
             is_new = not (i == 0 and is_said_above) and note.get("description") != description
-            out.append(f"{indent} | {text}{_tail(note, with_text=is_new, separator=' ')}\n")
+            out.append(f"{indent} | {type_.text}{_tail(note, with_text=is_new)}\n")
         out.append(f"{indent},\n")
         return "".join(out)
 
-    def _tall_variants(self, value: JsonValue) -> Sequence[JsonValue] | None:
-        """The alternatives of a property that is a union and nothing else, if they are to stand one a line."""
+    def _property_union(self, value: JsonValue, indent: str) -> _Union | None:
+        """The alternatives of a property that is a union and nothing else."""
         if not isinstance(value, Mapping):
             return None
         found = self._resolve(value)
         schema = found.schema
-        if found.pointers or _is_object(schema) or any(key in schema for key in ("const", "allOf")):
+        key = "oneOf" if _array(schema, "oneOf") else "anyOf"
+        variants = _array(schema, key)
+        is_more = _is_object(schema) or "const" in schema or any(_array(schema, k) for k in ("enum", "allOf"))
+        if not variants or found.pointers or is_more or (key == "oneOf" and _array(schema, "anyOf")):
             return None
-        if _array(schema, "enum") or (_array(schema, "oneOf") and _array(schema, "anyOf")):
-            return None
-        null: list[JsonValue] = [{"type": "null"}] if schema.get("nullable") is True else []
-        if one_of := _array(schema, "oneOf"):
-            return [*one_of, *null]
-        any_of = _array(schema, "anyOf")
-        if not any_of:
-            return None
-        before = self._num_nodes
-        types = [self.type_of(variant, "") for variant in any_of]
-        # Looked at, not written: an object's union would otherwise be counted twice a level.
-        self._num_nodes = before + len(types)
-        if all(t.text == "any" for t in types) or not self._needs_lines(any_of, types):
-            return None
-        return [*any_of, *null]
+        if schema.get("nullable") is True:
+            variants = [*variants, {"type": "null"}]
+        return self._union(variants, indent, is_always_tall=key == "oneOf")
 
     def _annotations(self, schema: JsonValue) -> _Schema:
         """The keywords that become comments: the schema's own, over those of the definition that it refers to."""
@@ -296,7 +299,7 @@ class _Writer:
             else:
                 return _Resolved(schema, tuple(pointers), None)
             if isinstance(target, bool):
-                return _Resolved({"enum": []} if target else {"not": True, **beside}, tuple(pointers), None)
+                return _Resolved(beside if target else {**beside, "not": True}, tuple(pointers), None)
             schema = {**_as_schema(target), **beside}
 
     def _look_up(self, pointer: str) -> JsonValue:
@@ -322,9 +325,9 @@ class _Writer:
         return place
 
     def _anchor(self, name: str, missing: InvalidInputError) -> JsonValue:
-        root = self._root if isinstance(self._root, Mapping) else _EMPTY
+        root = cast("_Schema", self._root) if isinstance(self._root, Mapping) else _EMPTY
         for key in ("$defs", "definitions"):
-            for value in _object_of(cast("_Schema", root), key).values():
+            for value in _object_of(root, key).values():
                 if isinstance(value, Mapping) and value.get("$anchor") == name:
                     return value
         raise missing
@@ -369,7 +372,9 @@ def _one_line(text: str) -> str:
     return " ".join(lines(text))
 
 
-def _key(name: str) -> str:
+def _key(name: object) -> str:
+    if not isinstance(name, str):
+        raise InvalidInputError(f"{name!r} names a property in the JSON Schema; names are text", param="schema")
     return name if name.replace("$", "_").isidentifier() else compact_json(name)
 
 
@@ -399,7 +404,7 @@ def _remarks(schema: _Schema, *, quote_enum: bool = False) -> list[str]:
 
 def _limits(schema: _Schema) -> list[str]:
     found: list[str] = []
-    for key in _LIMITS:
+    for key in LIMITS:
         value = schema.get(key)
         if value is None or value is False:
             continue
@@ -408,7 +413,7 @@ def _limits(schema: _Schema) -> list[str]:
     return found
 
 
-def _tail(schema: _Schema, *, quote_enum: bool = False, with_text: bool = False, separator: str = ", ") -> str:
+def _tail(schema: _Schema, *, quote_enum: bool = False, with_text: bool = False) -> str:
     """The comment behind a type: its description if asked for, default and limits."""
     remarks = ", ".join(_remarks(schema, quote_enum=quote_enum))
     description = schema.get("description") if with_text else None
