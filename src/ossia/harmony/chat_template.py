@@ -177,7 +177,8 @@ _MESSAGES = """\
           {%- set state.tool = function.name -%}
           {%- set state.names = dict(state.names, **{call.id: function.name}) if call.id else state.names -%}
           {%- set arguments = function.arguments if function.arguments is defined else {} -%}
-          {{- "<|start|>assistant to=functions." ~ function.name ~ "<|channel|>commentary <|constrain|>json<|message|>" -}}
+          {{- "<|start|>assistant to=functions." ~ function.name -}}
+          {{- "<|channel|>commentary <|constrain|>json<|message|>" -}}
           {{- (arguments if arguments is string else arguments | tojson) ~ "<|call|>" -}}
         {%- endfor -%}
       {%- else -%}

@@ -233,8 +233,7 @@ def _message_from_dict(data: object, *, where: str, trust_token_ids: bool) -> Me
 
 
 def _part_from_dict(data: object, *, where: str) -> Part:
-    data = cast("object", data)
-    kind = cast("dict[str, object]", data).get("type") if isinstance(data, dict) else None
+    kind = _fields(data, known=None, where=where).get("type")
     if kind == "text":
         text = _fields(data, known={"type", "text"}, where=where).get("text")
         if not isinstance(text, str):
@@ -319,12 +318,11 @@ def _namespaces_from_dict(data: object, *, where: str) -> tuple[ToolNamespace, .
     return tuple(spaces)
 
 
-def _fields(data: object, *, known: set[str], where: str) -> dict[str, object]:
+def _fields(data: object, *, known: set[str] | None, where: str) -> dict[str, object]:
     if not isinstance(data, dict):
         raise InvalidInputError(f"{where} is {type(data).__name__}; give an object", param="messages")
     fields = cast("dict[str, object]", data)
-    unknown = [repr(key) for key in fields if key not in known]
-    if unknown:
+    if known is not None and (unknown := [repr(key) for key in fields if key not in known]):
         raise InvalidInputError(
             f"{where} has an unknown field {', '.join(unknown)}; it may have {', '.join(sorted(known))}",
             param="messages",

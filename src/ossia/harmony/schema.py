@@ -107,8 +107,8 @@ class _Writer:
         self._num_nodes += 1
         if self._num_nodes > MAX_NODES or self._num_chars > MAX_CHARS or self._depth >= MAX_NESTING:
             raise InvalidInputError(
-                f"the JSON Schema is nested deeper than {MAX_NESTING} levels, or comes to more than {MAX_NODES} types or "
-                f"{MAX_CHARS} characters with its references written out; simplify it",
+                f"the JSON Schema is nested deeper than {MAX_NESTING} levels, or comes to more than {MAX_NODES} types "
+                f"or {MAX_CHARS} characters with its references written out; simplify it",
                 param="schema",
             )
         if schema is True:
@@ -325,7 +325,7 @@ class _Writer:
         return place
 
     def _anchor(self, name: str, missing: InvalidInputError) -> JsonValue:
-        root = cast("_Schema", self._root) if isinstance(self._root, Mapping) else _EMPTY
+        root = _as_schema(self._root)
         for key in ("$defs", "definitions"):
             for value in _object_of(root, key).values():
                 if isinstance(value, Mapping) and value.get("$anchor") == name:
