@@ -87,9 +87,7 @@ def answer(turn: Turn, *, write: Callable[[str], None], show_reasoning: bool) ->
             write(text)
     reasoning = {"reasoning": turn.text_of(Kind.REASONING)} if show_reasoning else {}
     calls = [
-        {"recipient": message.recipient, "arguments": str(message.content)}
-        for message in turn.messages
-        if message.recipient
+        {"recipient": message.recipient, "arguments": message.text} for message in turn.messages if message.is_call
     ]
     return {
         "text": turn.answer,

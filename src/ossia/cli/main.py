@@ -39,8 +39,12 @@ class OssiaGroup(TyperGroup):
         except BrokenPipeError:
             silence_stdout()
             raise typer.Exit(BROKEN_PIPE) from None
-        except (typer.Exit, typer.Abort, EOFError, OSError):
+        except (typer.Exit, typer.Abort, EOFError):
             raise
+        except OSError as error:  # a file that the user named cannot be read, or the like
+            if ctx.params.get("debug"):
+                raise
+            raise fail(str(error)) from None
         except Exception as error:
             if ctx.params.get("debug") or hasattr(error, "exit_code"):  # the latter are typer's own usage errors
                 raise

@@ -124,11 +124,11 @@ class Turn:
     def finish_reason(self) -> str:
         if not self._ended_by_stop:
             return "length"
-        return "tool_call" if any(message.recipient for message in self.messages) else "stop"
+        return "tool_call" if any(message.is_call for message in self.messages) else "stop"
 
     def text_of(self, *kinds: Kind) -> str:
         """The contents of the messages of these kinds, one under the other."""
-        return "\n".join(str(message.content) for message in self.messages if kind_of(message) in kinds)
+        return "\n".join(message.text for message in self.messages if kind_of(message) in kinds)
 
     @property
     def answer(self) -> str:
