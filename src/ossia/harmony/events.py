@@ -32,7 +32,7 @@ class RepairKind(StrEnum):
     HEADER_TEXT = "header_text"
     """Text in a header that is neither role, channel, recipient nor content type; the detail keeps it."""
     RECIPIENT_MATCHED = "recipient_matched"
-    """A recipient that only the list of declared tools explains: a bare name, spaces in it, `json` glued to it."""
+    """A recipient spelled oddly: bare, with spaces behind `to=` or in it, or with `json` glued to it."""
     REPEATED_RECIPIENT = "repeated_recipient"
     """Several recipients in a header; the first declared one, else the first, counts."""
     NO_TOOL_RECIPIENT = "no_tool_recipient"
@@ -53,11 +53,11 @@ class RepairKind(StrEnum):
     """A function call whose body is not JSON; the call keeps the raw text."""
     TEXT_BETWEEN_MESSAGES = "text_between_messages"
     """Ordinary tokens between an ended message and the next; skipped."""
-    STRAY_TOKEN = "stray_token"
+    STRAY_TOKEN = "stray_token"  # noqa: S105, no password
     """A control token where it means nothing, between messages or in a header; skipped."""
     CONTROL_IN_BODY = "control_in_body"
     """A control token in a body that does not end it; kept as the text of its name."""
-    UNKNOWN_TOKEN = "unknown_token"
+    UNKNOWN_TOKEN = "unknown_token"  # noqa: S105, no password
     """An id outside the vocabulary; U+FFFD."""
     ENDOFTEXT = "endoftext"
     """`<|endoftext|>` in place of a stop token; the end."""

@@ -93,6 +93,7 @@ _CHANNEL_WORD = re.compile(
     r"[\W_]*(analysis|commentary|final)(?=[^a-z]|$|analysis|commentary|final|json|code|to=)", re.I
 )
 _TYPE_WORD = re.compile(r"[A-Za-z][\w.+/-]*")
+_CONSTRAINT = re.compile(_TYPE_WORD.pattern + r"(?=[\s{\[]|$)")
 
 
 def interpret_header(
@@ -173,7 +174,7 @@ def _take_recipients(
         for other in others:
             reading = tools.read(other.lstrip())
             found.append(reading.recipient)
-            if reading.is_matched:
+            if reading.is_matched or (reading.recipient and other[:1].isspace()):
                 repairs.append(repair(RepairKind.RECIPIENT_MATCHED, f"to={other.strip()} read as {reading.recipient}"))
             first = f"{first} {reading.rest}"
         texts.append(first)
@@ -254,7 +255,7 @@ def _take_content_type(
     for i, section in enumerate(sections):
         if section.marker is ControlToken.CONSTRAIN:
             text = texts[i].lstrip()
-            match = _TYPE_WORD.match(text)
+            match = _CONSTRAINT.match(text)
             if match is not None:
                 texts[i] = text[match.end() :]
                 return f"{ControlToken.CONSTRAIN}{match.group()}"

@@ -251,7 +251,7 @@ class HarmonyParser:
             self._open_header(Opening.STARTED, token_id)
         elif control in _HEADER_MARKS:
             # Text in front may be part of the header (`assistant to=functions.f`) or filler; the header's reader knows.
-            self._add_repair(RepairKind.MISSING_START, f"{control} behind an ended message")
+            self._add_repair(RepairKind.MISSING_START, f"before {control}")
             skipped = self._ids
             self._open_header(Opening.MISSING, *skipped)
             self._num_skipped = len(skipped)
@@ -283,7 +283,7 @@ class HarmonyParser:
                 self._open_body()
 
     def _step_body(self, token_id: int, control: ControlToken | None) -> None:
-        if control in _STOPS:
+        if control is not None and control in _STOPS:
             self._ids.append(token_id)
             self._close_body(control)
             self._after_stop(control)
