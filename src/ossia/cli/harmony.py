@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import typer
 
@@ -93,7 +93,7 @@ def parse(tokenizer: TokenizerOption = None) -> None:
     codec = load(tokenizer)
 
     def handle(record: Record) -> Record:
-        result = parse_ids(ids_of(record), tokenizer=codec, role=role_of(record, "role"), tools=tools_of(record))
+        result = parse_ids(ids_of(record), tokenizer=codec, role=speaker_of(record), tools=tools_of(record))
         messages = [
             {
                 "role": message.role,
@@ -201,6 +201,13 @@ def role_of(record: Record, field: str) -> str | None:
     role = record.get(field, "assistant")
     if role is not None and not isinstance(role, str):
         raise InvalidInputError(f"the field '{field}' is {kind_of(role)}, expected a role's name or null", param=field)
+    return role
+
+
+def speaker_of(record: Record) -> Literal["assistant"] | None:
+    role = record.get("role", "assistant")
+    if role not in ("assistant", None):
+        raise InvalidInputError(f"the field 'role' is {role!r}, expected \"assistant\" or null", param="role")
     return role
 
 

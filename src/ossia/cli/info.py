@@ -63,6 +63,7 @@ def describe(name: str, config: ModelConfig, *, folder: Path | None) -> dict[str
             "expert_hidden": config.intermediate_size,
             "vocabulary": config.vocab_size,
             "sliding_window": config.sliding_window,
+            "sliding_layers": sum(config.window(layer) is not None for layer in range(config.num_hidden_layers)),
         },
         "bytes": {"hf-mxfp4": sizes.mxfp4_bytes, "original": sizes.mxfp4_bytes, "hf-bf16": sizes.bf16_bytes},
         "kv_cache_bytes": {
@@ -103,7 +104,7 @@ def as_text(record: dict[str, Any]) -> str:
         "",
         f"parameters   {record['parameters']:,} in all, {record['active_parameters']:,} at work for a token",
         f"layers       {shape['layers']}, hidden {shape['hidden']}; {shape['heads']} heads of {shape['head_dim']}, "
-        f"{shape['kv_heads']} KV heads, window {shape['sliding_window']} in every other layer",
+        f"{shape['kv_heads']} KV heads, window {shape['sliding_window']} in {shape['sliding_layers']} layers",
         f"experts      {shape['experts']} a layer, {shape['active_experts']} at work, hidden {shape['expert_hidden']}",
         f"vocabulary   {shape['vocabulary']:,}",
         f"context      {record['context_length']:,} tokens",

@@ -127,7 +127,9 @@ def read_config(folder: Path) -> ModelConfig:
     if not path.is_file():
         raise MissingFileError(f"{path} is missing; a model folder needs it")
     raw = read_json_if_any(path)
-    return ModelConfig.from_original(raw) if "experts_per_token" in raw else ModelConfig.from_hf(raw)
+    # OpenAI's own file names no model type and counts "num_experts"; Hugging Face's has "num_local_experts".
+    is_original = "model_type" not in raw and "num_experts" in raw
+    return ModelConfig.from_original(raw) if is_original else ModelConfig.from_hf(raw)
 
 
 def is_small(config: ModelConfig) -> bool:
@@ -163,7 +165,7 @@ def choose_device(name: str) -> Any:
 
 def read_identity(config: Mapping[str, Any]) -> Identity:
     """The identity that a model's config.json gives under `ossia`, else that of the published models."""
-    from ossia.harmony.message import DEFAULT_IDENTITY, DEFAULT_KNOWLEDGE_CUTOFF
+    from ossia.harmony.content import DEFAULT_IDENTITY, DEFAULT_KNOWLEDGE_CUTOFF
 
     own = config.get("ossia")
     if not isinstance(own, Mapping) or "model_identity" not in own:

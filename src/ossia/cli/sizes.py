@@ -65,7 +65,7 @@ def measure(config: ModelConfig) -> Sizes:
     num_quantised = L * E * expert_weights
     num_idle = L * (E - A) * (expert_weights + expert_biases) + config.vocab_size * D
     kv_layer = 2 * config.num_key_value_heads * config.head_dim * BF16_BYTES
-    num_sliding = sum(kind == "sliding_attention" for kind in config.layer_types)
+    num_sliding = sum(config.window(layer) is not None for layer in range(L))
     return Sizes(
         num_parameters=total,
         num_active_parameters=total - num_idle,

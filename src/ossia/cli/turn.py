@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ossia.cli.loading import LoadedModel
 from ossia.core.errors import ContextLengthError, InvalidInputError
 from ossia.harmony.message import Channel, Conversation, DeveloperContent, Effort, Message, Role, SystemContent
-from ossia.harmony.parse import ContentDelta, Event, HarmonyParser, MessageStart
+from ossia.harmony.parse import ContentDelta, Event, FinishReason, HarmonyParser, MessageStart
 from ossia.harmony.render import render
 
 
@@ -60,7 +60,6 @@ class Turn:
         num_reasoning_tokens: those of them that belong to reasoning.
         seconds_to_first: from the start to the first token; 0 before that.
         seconds: from the start to the last token.
-        finish_reason: "stop", "tool_call" or "length".
         num_repairs: where the parser had to mend what the model wrote.
     """
 
@@ -80,18 +79,14 @@ class Turn:
         self.num_reasoning_tokens = 0
         self.seconds_to_first = 0.0
         self.seconds = 0.0
-        self._is_finished = False
-        self._ended_by_stop = False
 
     def __iter__(self) -> Iterator[Delta]:
         start = time.perf_counter()
-        stops = stop_ids(self._loaded)
         kind: Kind | None = None
         for token in sample(self._loaded, self._prompt_ids, choice=self._choice):
             self.num_tokens += 1
             self.seconds = time.perf_counter() - start
             self.seconds_to_first = self.seconds_to_first or self.seconds
-            self._ended_by_stop = token in stops
             text = ""
             for event in self._parser.push(token):
                 if isinstance(event, MessageStart):
@@ -100,16 +95,15 @@ class Turn:
                     text += event.text
             self.num_reasoning_tokens += kind is Kind.REASONING
             yield Delta(kind, text)
+            if self._parser.is_done:  # also where the model begins to speak for others
+                break
         rest = "".join(event.text for event in self.finish() if isinstance(event, ContentDelta))
         if rest:
             yield Delta(kind, rest)
 
     def finish(self) -> list[Event]:
         """Close the parser, also after an interruption; what it still had to say."""
-        if self._is_finished:
-            return []
-        self._is_finished = True
-        return list(self._parser.finish())
+        return self._parser.finish()
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -121,10 +115,9 @@ class Turn:
         return len(self._parser.repairs)
 
     @property
-    def finish_reason(self) -> str:
-        if not self._ended_by_stop:
-            return "length"
-        return "tool_call" if any(message.is_call for message in self.messages) else "stop"
+    def finish_reason(self) -> FinishReason:
+        """Why it ended; "length" also for a turn that is not over."""
+        return self._parser.finish_reason or FinishReason.LENGTH
 
     def text_of(self, *kinds: Kind) -> str:
         """The contents of the messages of these kinds, one under the other."""

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 Completion = str | Callable[[], Iterator[int]]
 
-ADDING = "<|channel|>analysis<|message|>17+25 is 42<|end|><|start|>assistant<|channel|>final<|message|>17 + 25 = 42.<|return|>"
+ADDING = (
+    "<|channel|>analysis<|message|>17+25 is 42<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>17 + 25 = 42.<|return|>"
+)
 
 
 class Script:
@@ -71,10 +74,10 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 
 @pytest.fixture
 def run() -> Callable[..., Any]:
-    """Runs the command line in this process: `run("chat", input="...")`."""
+    """Runs the command line in this process: `run("chat", stdin="...")`."""
     from ossia.cli.main import app
 
-    def invoke(*args: str, input: str | bytes | None = None) -> Any:
-        return CliRunner().invoke(app, args, input=input)
+    def invoke(*args: str, stdin: str | bytes | None = None) -> Any:
+        return CliRunner().invoke(app, args, input=stdin)
 
     return invoke

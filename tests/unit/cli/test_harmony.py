@@ -26,7 +26,7 @@ def ask(run: Any, command: str, *lines: str | bytes | dict[str, Any]) -> list[di
         (line if isinstance(line, bytes) else (line if isinstance(line, str) else json.dumps(line)).encode()) + b"\n"
         for line in lines
     )
-    result = run("harmony", command, input=data)
+    result = run("harmony", command, stdin=data)
     assert result.exit_code == 0, result.output
     return records(result.stdout)
 
@@ -71,7 +71,7 @@ def test_a_lone_surrogate_is_replaced(run: Any) -> None:
     ],
 )
 def test_a_bad_line_gives_an_error_and_the_next_goes_on(run: Any, line: bytes, part: str) -> None:
-    result = run("harmony", "encode", input=line + b'\n\n{"text": "Hello"}\n')
+    result = run("harmony", "encode", stdin=line + b'\n\n{"text": "Hello"}\n')
     bad, good = records(result.stdout)
     assert part in bad["error"]
     assert good == {"ids": [HELLO]}
@@ -93,7 +93,7 @@ def test_bad_ids_are_told(run: Any, ids: list[Any]) -> None:
 
 
 def test_the_last_line_needs_no_line_end(run: Any) -> None:
-    assert records(run("harmony", "encode", input=b'{"text": "Hello"}').stdout) == [{"ids": [HELLO]}]
+    assert records(run("harmony", "encode", stdin=b'{"text": "Hello"}').stdout) == [{"ids": [HELLO]}]
 
 
 def test_a_line_of_a_megabyte(run: Any) -> None:
@@ -157,7 +157,7 @@ def test_parse_refuses_wrong_fields(run: Any, field: dict[str, Any]) -> None:
 
 def test_a_tokenizer_of_a_folder(run: Any, tmp_path: Path) -> None:
     write_tokenizer_folder(Tokenizer.o200k_harmony(), tmp_path)
-    result = run("harmony", "encode", "--tokenizer", str(tmp_path), input='{"text": "Hello"}\n')
+    result = run("harmony", "encode", "--tokenizer", str(tmp_path), stdin='{"text": "Hello"}\n')
     assert records(result.stdout) == [{"ids": [HELLO]}]
     assert run("harmony", "encode", "--tokenizer", str(tmp_path / "no")).exit_code == 1
 

@@ -91,6 +91,17 @@ def test_a_character_cut_in_half_becomes_a_replacement_at_the_end(script: Any) -
     assert joined(list(turn), Kind.ANSWER) == turn.answer == "\ufffd"
 
 
+def test_a_model_that_speaks_for_the_user_is_stopped(script: Any) -> None:
+    script.completions[:] = [
+        "<|channel|>final<|message|>Hi<|end|><|start|>user<|message|>And now I ask myself something long"
+    ]
+    turn = make_turn(script)
+    deltas = list(turn)
+    assert joined(deltas, Kind.ANSWER) == turn.answer == "Hi"
+    assert turn.finish_reason == "stop"
+    assert turn.num_tokens <= 8
+
+
 def test_a_call_is_no_answer(script: Any) -> None:
     script.completions[:] = [
         '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>',

@@ -99,10 +99,11 @@ def read_question() -> str:
 def answer_pipe(chat: Chat, text: str) -> None:
     """Answer the one question of a pipe; Ctrl-C ends the program, and no answer is exit code 1."""
     from ossia.cli.chat.loop import remark_on
+    from ossia.harmony.parse import FinishReason
 
     turn = chat.session.start_turn(text)
     chat.display.show(turn, status=turn)
-    if not turn.answer or turn.finish_reason != "stop":
+    if not turn.answer or turn.finish_reason != FinishReason.STOP:
         typer.echo(f"ossia: {remark_on(turn)}", err=True)
     if not turn.answer:
         raise typer.Exit(1)

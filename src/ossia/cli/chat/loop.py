@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ossia.cli.chat.commands import Chat, Leave, run_command
 from ossia.cli.turn import Turn
 from ossia.core.errors import ContextLengthError, OssiaError
+from ossia.harmony.parse import FinishReason
 
 PROMPT = "> "
 
@@ -75,8 +76,8 @@ def answer(chat: Chat, text: str) -> Turn | None:
 
 def remark_on(turn: Turn) -> str:
     """What the user should know of a turn that did not end in an answer."""
-    if turn.finish_reason == "length":
+    if turn.finish_reason == FinishReason.LENGTH:
         return "(cut off: the token limit or the end of the context is reached; /new starts a new conversation)"
-    if turn.finish_reason == "tool_call":
+    if turn.finish_reason == FinishReason.TOOL_CALL:
         return "(the model asked for a tool; chat has none)"
     return "" if turn.answer else "(the model ended its turn without an answer)"

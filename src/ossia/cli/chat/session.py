@@ -14,7 +14,8 @@ from ossia.cli.loading import LoadedModel
 from ossia.cli.turn import Delta, Kind, SamplingChoice, Turn, kind_of, opening, require_text
 from ossia.core.errors import StorageError
 from ossia.core.paths import data_home
-from ossia.harmony.message import Channel, Conversation, Effort, Message, Role, conversation_to_dict
+from ossia.harmony.message import Conversation, Effort, Message, Role, conversation_to_dict
+from ossia.harmony.parse import FinishReason
 
 
 class ChatSession:
@@ -64,15 +65,11 @@ class ChatSession:
     def keep(self, text: str, turn: Turn) -> None:
         """Add a question and what came of its turn to the history.
 
-        A turn that was stopped before it answered leaves nothing; a partial answer is kept as the text it is, since its
-        ids lack the end that they would need to be replayed.
+        A turn that was stopped before it answered leaves nothing: reasoning alone would be no turn to build on.
         """
         turn.finish()
-        messages = list(turn.messages)
-        if turn.finish_reason == "length":
-            messages = [Message(role=Role.ASSISTANT, channel=Channel.FINAL, content=turn.answer)] if turn.answer else []
-        if messages:
-            self._history += [Message(role=Role.USER, content=text.strip()), *messages]
+        if turn.messages and (turn.answer or turn.finish_reason != FinishReason.LENGTH):
+            self._history += [Message(role=Role.USER, content=text.strip()), *turn.messages]
 
     def clear(self) -> None:
         """Forget the conversation; effort, instructions and sampling stay."""

@@ -8,18 +8,18 @@ import pytest
 
 
 def test_stdout_gets_the_answer_alone(run: Any, script: Any) -> None:
-    result = run("chat", input="What is 17 + 25?\n")
+    result = run("chat", stdin="What is 17 + 25?\n")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "17 + 25 = 42.\n", "")
 
 
 def test_many_lines_are_one_question(run: Any, script: Any) -> None:
-    assert run("chat", input="What is\n\n17 + 25?\n").exit_code == 0
+    assert run("chat", stdin="What is\n\n17 + 25?\n").exit_code == 0
     assert "<|message|>What is\n\n17 + 25?<|end|>" in script.prompts[0]
 
 
 def test_options_reach_the_prompt_and_the_sampler(run: Any, script: Any) -> None:
     options = ["--temperature", "0.5", "--top-p", "0.9", "--seed", "3", "--max-tokens", "200"]
-    run("chat", "--effort", "high", "--system", "Be brief.", *options, input="Hi")
+    run("chat", "--effort", "high", "--system", "Be brief.", *options, stdin="Hi")
     assert "Reasoning: high" in script.prompts[0]
     assert "# Instructions\n\nBe brief." in script.prompts[0]
     (choice,) = script.choices
@@ -27,45 +27,45 @@ def test_options_reach_the_prompt_and_the_sampler(run: Any, script: Any) -> None
 
 
 def test_show_reasoning_goes_to_stderr(run: Any, script: Any) -> None:
-    result = run("chat", "--show-reasoning", input="What is 17 + 25?")
+    result = run("chat", "--show-reasoning", stdin="What is 17 + 25?")
     assert (result.stdout, result.stderr) == ("17 + 25 = 42.\n", "17+25 is 42\n")
 
 
 @pytest.mark.parametrize("text", ["", " \n\n"])
 def test_an_empty_question(run: Any, script: Any, text: str) -> None:
-    result = run("chat", input=text)
+    result = run("chat", stdin=text)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("ossia: the question is empty")
     assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_question_that_is_not_utf_8(run: Any, script: Any) -> None:
-    result = run("chat", input=b"caf\xe9")
+    result = run("chat", stdin=b"caf\xe9")
     assert result.exit_code == 1
     assert "not UTF-8" in result.stderr
 
 
 def test_unknown_effort_names_the_three(run: Any, script: Any) -> None:
-    result = run("chat", "--effort", "extreme", input="Hi")
+    result = run("chat", "--effort", "extreme", stdin="Hi")
     assert result.exit_code == 1
     assert all(name in result.stderr for name in ("extreme", "low", "medium", "high"))
 
 
 def test_a_question_beyond_the_context(run: Any, script: Any) -> None:
-    result = run("chat", input="word " * 500)
+    result = run("chat", stdin="word " * 500)
     assert result.exit_code == 1
     assert "at most 399 fit" in result.stderr
 
 
 def test_a_cut_off_answer_is_printed_and_said_so(run: Any, script: Any) -> None:
     script.completions[:] = ["<|channel|>final<|message|>17 + 25"]
-    result = run("chat", input="What is 17 + 25?")
+    result = run("chat", stdin="What is 17 + 25?")
     assert (result.exit_code, result.stdout) == (0, "17 + 25\n")
     assert "cut off" in result.stderr
 
 
 def test_no_answer_is_code_1(run: Any, script: Any) -> None:
     script.completions[:] = ["<|channel|>analysis<|message|>hm"]
-    result = run("chat", input="What is 17 + 25?")
+    result = run("chat", stdin="What is 17 + 25?")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "cut off" in result.stderr

@@ -23,7 +23,8 @@ def session(script: Any) -> ChatSession:
 def test_history_is_replayed_without_earlier_reasoning(script: Any, session: ChatSession) -> None:
     # An odd way to write it, which only a replay of the sampled ids gives back.
     script.completions[:] = [
-        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final <|constrain|>text<|message|>42<|return|>",
+        "<|channel|>analysis<|message|>hm<|end|>"
+        "<|start|>assistant<|channel|>final <|constrain|>text<|message|>42<|return|>",
         SECOND,
     ]
     list(session.ask("What is 17 + 25?"))
@@ -42,7 +43,7 @@ def test_a_turn_that_was_stopped_before_its_answer_leaves_nothing(script: Any, s
     assert session.num_questions == 0
 
 
-def test_a_partial_answer_is_kept_as_text(script: Any, session: ChatSession) -> None:
+def test_a_partial_answer_is_kept_and_closed(script: Any, session: ChatSession) -> None:
     script.completions[:] = ["<|channel|>final<|message|>17 + 25 is", SECOND]
     list(session.ask("What is 17 + 25?"))
     list(session.ask("Go on"))
