@@ -1,0 +1,213 @@
+"""The mixture's experts: clamped SwiGLU, and three ways to run the experts that each token chose.
+
+- a token or a few (decoding): one matrix product for each pair of token and expert;
+- many tokens: sort the pairs by expert, one product an expert (needs the counts on the host);
+- a GPU with bfloat16, or under torch.compile: the same sorting and one grouped product, with no host synchronisation
+  and no control flow that depends on data.
+
+All give each token the sum of its experts' outputs by the router's weights, and all can be differentiated.
+"""
+
+# T tokens, A active experts a token, P = T * A pairs, E experts, D model, F expert hidden, G = 2F
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ossia.kernels.mxfp4 import Mxfp4, unpack_mxfp4
+
+FEW_TOKENS = 2
+"""Up to so many tokens the experts are run pair by pair: sorting would cost more than it saves."""
+
+
+class ExpertWeights(NamedTuple):
+    """All experts of one layer; matrices are output-major, dense or packed.
+
+    In gate_up, rows alternate: gate 0, up 0, gate 1, up 1, ...
+    """
+
+    gate_up: Tensor | Mxfp4  # [E, G, D]
+    gate_up_bias: Tensor  # [E, G]
+    down: Tensor | Mxfp4  # [E, D, F]
+    down_bias: Tensor  # [E, D]
+
+
+def swiglu(gate_up: Tensor, *, alpha: float, limit: float) -> Tensor:
+    """[..., G] -> [..., F]: g * sigmoid(alpha g) * (u + 1), g clamped from above and u on both sides by limit.
+
+    Gate and up alternate in the last dimension. Computed in float32, in gate_up's dtype.
+    """
+    wide = gate_up.float()
+    gate = wide[..., 0::2].clamp(max=limit)
+    up = wide[..., 1::2].clamp(min=-limit, max=limit)
+    swish = gate * torch.sigmoid(gate * alpha)
+    return torch.addcmul(swish, swish, up).to(gate_up.dtype)
+
+
+def expert_mlp(
+    x: Tensor, *, experts: ExpertWeights, indices: Tensor, weights: Tensor, alpha: float, limit: float
+) -> Tensor:
+    """Run each token's experts and add their outputs.
+
+    Args:
+        x: [T, D].
+        experts: the layer's experts. Of packed ones, those that some token chose are unpacked, to x's dtype.
+        indices: [T, A] int, the experts of each token.
+        weights: [T, A], by which their outputs are added.
+        alpha: slope of SwiGLU's sigmoid.
+        limit: SwiGLU's clamp.
+
+    Returns:
+        [T, D] in x's dtype; the sum is float32.
+    """
+    if _can_group(x, experts):
+        run = _run_grouped
+    elif x.shape[0] <= FEW_TOKENS:
+        run = _run_pairs
+    else:
+        run = _run_sorted
+    return run(x, experts, indices, weights, lambda gate_up: swiglu(gate_up, alpha=alpha, limit=limit))
+
+
+def expert_mlp_torch(
+    x: Tensor, *, experts: ExpertWeights, indices: Tensor, weights: Tensor, alpha: float, limit: float
+) -> Tensor:
+    """The reference: every expert sees every token, and a matrix [T, E] says what counts."""
+    share = torch.zeros(x.shape[0], experts.down_bias.shape[0], device=x.device)
+    share = share.scatter(1, indices, weights.float())
+    total = torch.zeros_like(x, dtype=torch.float32)
+    for expert in range(share.shape[1]):
+        gate_up = F.linear(x, _matrix(experts.gate_up, expert, x.dtype), experts.gate_up_bias[expert])
+        gate, up = gate_up.float().unflatten(-1, (-1, 2)).unbind(-1)
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+        hidden = (gate * torch.sigmoid(alpha * gate) * (up + 1)).to(x.dtype)
+        out = F.linear(hidden, _matrix(experts.down, expert, x.dtype), experts.down_bias[expert])
+        total = total + share[:, expert, None] * out.float()
+    return total.to(x.dtype)
+
+
+Activation = Callable[[Tensor], Tensor]
+
+
+def _matrix(weight: Tensor | Mxfp4, expert: int, dtype: torch.dtype) -> Tensor:
+    """One expert's matrix in the dtype of the activations."""
+    if isinstance(weight, Tensor):
+        return weight[expert]
+    packed = weight.select(expert)
+    return unpack_mxfp4(packed.blocks, scales=packed.scales, dtype=dtype)
+
+
+def _run_pairs(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Tensor, activate: Activation) -> Tensor:
+    """Pair by pair, the activation and the sum for all pairs at once."""
+    A = indices.shape[1]
+    chosen = indices.flatten().tolist()
+    gate_up = torch.stack(
+        [torch.mv(_matrix(experts.gate_up, expert, x.dtype), x[pair // A]) for pair, expert in enumerate(chosen)]
+    )
+    flat = indices.flatten()
+    hidden = activate(gate_up + experts.gate_up_bias[flat])
+    out = torch.stack(
+        [torch.mv(_matrix(experts.down, expert, x.dtype), hidden[pair]) for pair, expert in enumerate(chosen)]
+    )
+    return _add_up(out + experts.down_bias[flat], weights)
+
+
+def _run_sorted(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Tensor, activate: Activation) -> Tensor:
+    """Expert by expert, over the tokens that chose it."""
+    flat = indices.flatten()
+    order = flat.argsort(stable=True)
+    counts = torch.bincount(flat, minlength=experts.down_bias.shape[0]).tolist()
+    outs = []
+    for expert, rows in enumerate(x[order // indices.shape[1]].split(counts)):
+        if rows.shape[0]:
+            gate_up = F.linear(rows, _matrix(experts.gate_up, expert, x.dtype), experts.gate_up_bias[expert])
+            hidden = activate(gate_up)
+            outs.append(F.linear(hidden, _matrix(experts.down, expert, x.dtype), experts.down_bias[expert]))
+    if not outs:  # no tokens
+        return torch.zeros_like(x)
+    return _add_up(torch.cat(outs)[order.argsort()], weights)
+
+
+def _run_grouped(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Tensor, activate: Activation) -> Tensor:
+    """One product over all experts, each with its stretch of the sorted pairs."""
+    E = experts.down_bias.shape[0]
+    flat = indices.flatten()
+    order = flat.argsort(stable=True)
+    inverse = order.argsort()
+    one_hot = F.one_hot(flat[order], E)
+    ends = one_hot.sum(dim=0).cumsum(dim=0).to(torch.int32)
+    # Adding a bias by a product with one-hot rows is exact, and its gradient is a product too; gathering the biases
+    # would make the gradient a scatter into a few rows that all pairs share.
+    owner = one_hot.to(x.dtype)
+    assert isinstance(experts.gate_up, Tensor)
+    assert isinstance(experts.down, Tensor)
+    rows = _SortPairs.apply(x, order, inverse, indices.shape[1])
+    gate_up = _grouped_mm(rows, experts.gate_up.transpose(-2, -1), ends) + owner @ experts.gate_up_bias
+    hidden = activate(gate_up)
+    out = _grouped_mm(hidden, experts.down.transpose(-2, -1), ends) + owner @ experts.down_bias
+    return _add_up(_Unsort.apply(out, order, inverse), weights)
+
+
+def _add_up(out: Tensor, weights: Tensor) -> Tensor:
+    """out [P, D] in the order of the tokens, weights [T, A] -> [T, D]."""
+    by_token = out.view(*weights.shape, -1)
+    return (by_token.float() * weights.float().unsqueeze(-1)).sum(dim=1).to(out.dtype)
+
+
+def _can_group(x: Tensor, experts: ExpertWeights) -> bool:
+    """Whether the grouped product takes these: dense bfloat16 whose rows are multiples of 16 bytes, on a GPU.
+
+    Under torch.compile it is the only way without control flow that depends on data, whatever the device.
+    """
+    if not isinstance(experts.gate_up, Tensor) or not isinstance(experts.down, Tensor) or x.shape[0] == 0:
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    is_aligned = x.shape[1] % 8 == 0 and experts.down.shape[2] % 8 == 0
+    is_bfloat16 = x.dtype == experts.gate_up.dtype == torch.bfloat16
+    return x.is_cuda and is_bfloat16 and is_aligned
+
+
+def _grouped_mm(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """rows [P, I] sorted by expert, weight [E, I, O], ends [E] int32 where each expert's rows end -> [P, O]."""
+    grouped_mm: Callable[..., Tensor] = getattr(F, "grouped_mm", None) or torch._grouped_mm
+    return grouped_mm(rows, weight, offs=ends)
+
+
+class _SortPairs(torch.autograd.Function):
+    """x [T, D] -> [P, D]: a row for each pair, sorted by expert.
+
+    Its gradient gathers by the inverse permutation and adds each token's A rows; autograd's own would scatter-add.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, num_active: int) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.num_active = num_active
+        return x[order // num_active]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (inverse,) = ctx.saved_tensors
+        (grad,) = grads
+        return grad[inverse].view(-1, ctx.num_active, grad.shape[-1]).sum(dim=1), None, None, None
+
+
+class _Unsort(torch.autograd.Function):
+    """[P, D] sorted by expert -> [P, D] in the order of the tokens; the gradient is the sorting again."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return rows[inverse]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (order,) = ctx.saved_tensors
+        (grad,) = grads
+        return grad[order], None, None
