@@ -104,34 +104,18 @@ def write_tokenizer_folder(
         "eos_token": str(ControlToken.RETURN),
         "pad_token": str(ControlToken.ENDOFTEXT),
     }
-    _write_json(folder / "special_tokens_map.json", special)
+    _write_json(folder / "special_tokens_map.json", special, indent=2)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }
-    _write_json(folder / "tokenizer_config.json", config)
+    _write_json(folder / "tokenizer_config.json", config, indent=2)
     if tokenizer.vocabulary.o200k_ids is not None:
         _write_json(folder / O200K_IDS_FILE, {"o200k_ids": tokenizer.vocabulary.o200k_ids})
     if chat_template is not None:
         _write_text(folder / "chat_template.jinja", chat_template)
-
-
-def _added_token(name: str, token_id: int) -> dict[str, Any]:
-    return {
-        "id": token_id,
-        "content": name,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
-
-
-def _by_id(tokens: Mapping[T, int]) -> list[tuple[T, int]]:
-    return sorted(tokens.items(), key=lambda item: item[1])
 
 
 def read_tokenizer_json(path: str | os.PathLike[str], *, size: int | None = None) -> Tokenizer:
@@ -192,6 +176,22 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     if not isinstance(size, int | None):
         raise CorruptFileError(f"{config}: vocab_size is {size!r}, but must be a whole number")
     return read_tokenizer_json(folder / TOKENIZER_FILE, size=size)
+
+
+def _added_token(name: str, token_id: int) -> dict[str, Any]:
+    return {
+        "id": token_id,
+        "content": name,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+
+
+def _by_id(tokens: Mapping[T, int]) -> list[tuple[T, int]]:
+    return sorted(tokens.items(), key=lambda item: item[1])
 
 
 def _split_pattern(pre_tokenizer: dict[str, Any]) -> str:
@@ -293,8 +293,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", content)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+def _write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = None) -> None:
+    _write_text(path, json.dumps(content, ensure_ascii=False, indent=indent) + "\n")
 
 
 def _write_text(path: Path, text: str) -> None:
