@@ -1,8 +1,8 @@
 """Attention over packed rows for training, by flex_attention, with sinks exact in the backward pass.
 
-With `lse` the log-sum-exp of a query's scores, softmax over the scores and the sink is the softmax over the scores alone times
-`sigmoid(lse - sink)`. flex_attention differentiates through the `lse` that it returns, so the sinks' gradient needs no
-kernel of its own (spec: spec/model.md of the architecture; the test compares with float64).
+With `lse` the log-sum-exp of a query's scores, softmax over the scores and the sink is the softmax over the scores
+alone times `sigmoid(lse - sink)`. flex_attention differentiates through the `lse` that it returns, so the sinks'
+gradient needs no kernel of its own (the test compares with float64).
 """
 
 # Shapes: B rows, S tokens a row, T = B * S, H heads, K KV heads, C head dim.

@@ -39,8 +39,8 @@ class RecordingRouter:
     def losses(self) -> RouterLosses:
         """Compute both side losses over the layers seen so far.
 
-        Balance is Switch Transformer's equation 4 (arXiv 2101.03961) for top-A routing: E * sum_e f_e P_e / A, which is 1 when
-        the load is even. z is ST-MoE's equation 5 (arXiv 2202.08906).
+        Balance is Switch Transformer's equation 4 (arXiv 2101.03961) for top-A routing: E * sum_e f_e P_e / A, which is
+        1 when the load is even. z is ST-MoE's equation 5 (arXiv 2202.08906).
         """
         balances, zs, loads = [], [], []
         for logits, indices in zip(self.logits, self.indices, strict=True):

@@ -39,7 +39,7 @@ class Split(NamedTuple):
 
 
 def split_parameters(named: Iterable[tuple[str, Tensor]]) -> Split:
-    """Matrices inside layers go to Muon (experts are stacks of them); embeddings, router, norms, biases and sinks to AdamW."""
+    """Matrices inside layers go to Muon (experts are stacks of them); all else goes to AdamW."""
     muon: list[tuple[str, Tensor]] = []
     adamw: list[tuple[str, Tensor]] = []
     for name, parameter in named:
@@ -53,8 +53,8 @@ def split_parameters(named: Iterable[tuple[str, Tensor]]) -> Split:
 class MuonAdamW:
     """Updates a model's parameters in place from their gradients.
 
-    The parameters may be bfloat16: float32 masters and the moments live here (`state`, by "kind.parameter name"), which is
-    also what a checkpoint of a run holds.
+    The parameters may be bfloat16: float32 masters and the moments live here (`state`, by "kind.parameter name"), which
+    is also what a checkpoint of a run holds.
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], *, config: OptimizerConfig) -> None:
@@ -77,7 +77,7 @@ class MuonAdamW:
 
     @torch.no_grad()
     def step(self, *, scale: float) -> Tensor:
-        """Update every parameter at `scale` times the peak rates; returns the gradient norm before clipping [scalar]."""
+        """Update every parameter at `scale` times the peak rates; returns the gradient norm before clipping."""
         everything = [parameter for _, parameter in (*self.split.muon, *self.split.adamw)]
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in everything]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())  # pyright: ignore[reportPrivateUsage]
@@ -89,7 +89,7 @@ class MuonAdamW:
         return norm
 
     def _step_muon(self, lr: float) -> None:
-        """Momentum, then its orthogonal factor, scaled so that updates of all shapes have like size (arXiv 2502.16982)."""
+        """Momentum, then its orthogonal factor, scaled by the matrix shape so that all updates have like size."""
         by_shape: dict[tuple[int, ...], list[str]] = {}
         gradients = {name: p.grad for name, p in self.split.muon if p.grad is not None}
         for name, gradient in gradients.items():

@@ -14,8 +14,9 @@ from ossia.training.config import DataConfig, Identity
 from ossia.training.data.examples import GPT_OSS_IDENTITY, ExampleSource
 
 FORCED = (
-    "assistant", "user", "system", "developer", "tool", "analysis", "commentary", "final", " to", "functions", "json", " json",
-    "Reasoning", " low", " medium", " high", "Current", " date", "Knowledge", " cutoff", " Valid", " channels", GPT_OSS_IDENTITY,
+    "assistant", "user", "system", "developer", "tool", "analysis", "commentary", "final", " to", "functions", "json",
+    " json", "Reasoning", " low", " medium", " high", "Current", " date", "Knowledge", " cutoff", " Valid", " channels",
+    GPT_OSS_IDENTITY,
     *(f" {letter}" for letter in string.ascii_letters),
 )  # fmt: skip
 """Strings whose tokens are kept whatever their counts: the format's own words and single letters after a space."""
@@ -26,7 +27,7 @@ def choose_vocabulary(
 ) -> Vocabulary:
     """Count tokens over a sample of the training mix and keep the most frequent, `size` with the specials.
 
-    The word list counts too, once a word and in the three ways to write it, so that words of the held-out kind have tokens.
+    The word list counts too, once a word in two ways to write it, so that words of the held-out kind have tokens.
     """
     full = Tokenizer.o200k_harmony()
 

@@ -1,0 +1,42 @@
+"""From a trained run to a model folder that anyone can load: MXFP4 experts, config, tokenizer, chat template, card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ossia.harmony.chat_template import nano_chat_template
+from ossia.harmony.hf_tokenizer import write_tokenizer_folder
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.model.checkpoint import save_checkpoint
+from ossia.model.transformer import Transformer
+from ossia.training.config import TrainConfig
+
+
+def package_model(weights: Mapping[str, Tensor], folder: Path, *, config: TrainConfig, tokenizer: Tokenizer) -> None:
+    """Write trained weights as a Hugging Face folder with MXFP4 experts and all else in bfloat16.
+
+    Args:
+        weights: float32 weights by parameter name.
+        folder: where to; what was there is replaced once everything is written.
+        config: the run, for the model's shape and identity.
+        tokenizer: the model's tokenizer.
+    """
+    model = Transformer(config.model, dtype=torch.float32, device=torch.device("cpu"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    save_checkpoint(model, folder, format="hf-mxfp4")
+    write_tokenizer_folder(tokenizer, folder, chat_template=nano_chat_template(config.identity.model_identity))
+    path = folder / "config.json"
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw["ossia"] = {
+        "name": config.name,
+        "model_identity": config.identity.model_identity,
+        "knowledge_cutoff": config.identity.knowledge_cutoff,
+    }
+    path.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
