@@ -1,7 +1,8 @@
 """Text to token ids and back: byte-pair encoding by tiktoken over a `Vocabulary`.
 
-Encoding is total: every `str` encodes, in time close to linear in its length, and never to a control token. Half
-surrogate pairs, which no UTF-8 can hold, become U+FFFD; whole pairs become the character they stand for.
+Encoding is total: every `str` encodes, in time close to linear in its length (from tiktoken 0.14 on; earlier ones are
+quadratic in a single piece), and never to a control token. Half surrogate pairs, which no UTF-8 can hold, become
+U+FFFD; whole pairs become the character they stand for.
 """
 
 from __future__ import annotations
