@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from ossia.kernels.mxfp4 import Mxfp4, unpack_mxfp4
 
@@ -82,11 +82,11 @@ def expert_mlp_torch(
     share = share.scatter(1, indices, weights.float())
     total = torch.zeros_like(x, dtype=torch.float32)
     for expert in range(share.shape[1]):
-        gate_up = F.linear(x, _matrix(experts.gate_up, expert, x.dtype), experts.gate_up_bias[expert])
+        gate_up = functional.linear(x, _matrix(experts.gate_up, expert, x.dtype), experts.gate_up_bias[expert])
         gate, up = gate_up.float().unflatten(-1, (-1, 2)).unbind(-1)
         gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
         hidden = (gate * torch.sigmoid(alpha * gate) * (up + 1)).to(x.dtype)
-        out = F.linear(hidden, _matrix(experts.down, expert, x.dtype), experts.down_bias[expert])
+        out = functional.linear(hidden, _matrix(experts.down, expert, x.dtype), experts.down_bias[expert])
         total = total + share[:, expert, None] * out.float()
     return total.to(x.dtype)
 
@@ -125,9 +125,9 @@ def _run_sorted(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Ten
     outs = []
     for expert, rows in enumerate(x[order // indices.shape[1]].split(counts)):
         if rows.shape[0]:
-            gate_up = F.linear(rows, _matrix(experts.gate_up, expert, x.dtype), experts.gate_up_bias[expert])
+            gate_up = functional.linear(rows, _matrix(experts.gate_up, expert, x.dtype), experts.gate_up_bias[expert])
             hidden = activate(gate_up)
-            outs.append(F.linear(hidden, _matrix(experts.down, expert, x.dtype), experts.down_bias[expert]))
+            outs.append(functional.linear(hidden, _matrix(experts.down, expert, x.dtype), experts.down_bias[expert]))
     if not outs:  # no tokens
         return torch.zeros_like(x)
     return _add_up(torch.cat(outs)[order.argsort()], weights)
@@ -139,7 +139,7 @@ def _run_grouped(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Te
     flat = indices.flatten()
     order = flat.argsort(stable=True)
     inverse = order.argsort()
-    one_hot = F.one_hot(flat[order], E)
+    one_hot = functional.one_hot(flat[order], E)
     ends = one_hot.sum(dim=0).cumsum(dim=0).to(torch.int32)
     # Adding a bias by a product with one-hot rows is exact, and its gradient is a product too; gathering the biases
     # would make the gradient a scatter into a few rows that all pairs share.
@@ -175,7 +175,7 @@ def _can_group(x: Tensor, experts: ExpertWeights) -> bool:
 
 def _grouped_mm(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """rows [P, I] sorted by expert, weight [E, I, O], ends [E] int32 where each expert's rows end -> [P, O]."""
-    grouped_mm: Callable[..., Tensor] = getattr(F, "grouped_mm", None) or torch._grouped_mm
+    grouped_mm: Callable[..., Tensor] = getattr(functional, "grouped_mm", None) or torch._grouped_mm
     return grouped_mm(rows, weight, offs=ends)
 
 

@@ -63,9 +63,9 @@ def unpack_mxfp4_torch(blocks: Tensor, *, scales: Tensor, dtype: torch.dtype) ->
 def pack_mxfp4(w: Tensor) -> Mxfp4:
     """Pack floats [..., 32 N]: each to the nearest code, ties to the even code, what is too large to +-6.
 
-    The scale is the specification's (section 6.3): 2^(floor(log2(largest magnitude)) - 2), clamped to E8M0's range. What it leaves
-    open is defined here: a block of zeros has scale byte 0; signs of zeros are kept; a block that holds an infinity or
-    a NaN becomes a NaN block (scale byte 255, all codes 0), so that a broken weight cannot pass unseen.
+    The scale is the specification's (section 6.3): 2^(floor(log2(largest magnitude)) - 2), clamped to E8M0's range.
+    What it leaves open is defined here: a block of zeros has scale byte 0; signs of zeros are kept; a block that holds
+    an infinity or a NaN becomes a NaN block (scale byte 255, all codes 0), so that a broken weight cannot pass unseen.
 
     Raises:
         InvalidInputError: the last dimension is not a multiple of 32.

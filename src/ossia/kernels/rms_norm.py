@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 
 def rms_norm(x: Tensor, *, weight: Tensor, eps: float) -> Tensor:
     """Normalise the last dimension: x [..., D], weight [D] -> [..., D] in x's dtype, computed in float32."""
     if x.dtype == weight.dtype == torch.float32:
-        return F.rms_norm(x, weight.shape, weight, eps)
+        return functional.rms_norm(x, weight.shape, weight, eps)
     return rms_norm_torch(x, weight=weight, eps=eps)
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 
 class Routing(NamedTuple):
@@ -21,7 +21,7 @@ class Routing(NamedTuple):
 
 def route(x: Tensor, *, weight: Tensor, bias: Tensor, num_active: int) -> Routing:
     """Choose experts for x [T, D] by weight [E, D] and bias [E]: the top logits, softmax over those kept only."""
-    logits = F.linear(x, weight, bias)
+    logits = functional.linear(x, weight, bias)
     indices, weights = choose_experts(logits, num_active=num_active)
     return Routing(indices, weights, logits)
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +24,7 @@ class PackedAttention:
 
     def __init__(self, cu_seqlens: Sequence[int] | Tensor) -> None:
         ends = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else list(cu_seqlens)
-        self.lengths = [end - begin for begin, end in zip(ends, ends[1:], strict=False)]
+        self.lengths = [end - begin for begin, end in itertools.pairwise(ends)]
         if not self.lengths or ends[0] != 0 or min(self.lengths) < 0:
             raise InvalidInputError(
                 f"cu_seqlens is {ends}; allowed: at least two numbers, from 0 up, none below the one before",

@@ -21,8 +21,8 @@ import math
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ossia.core.errors import InvalidInputError
 from ossia.kernels.experts import ExpertWeights, expert_mlp
@@ -89,7 +89,7 @@ class Transformer(nn.Module):
         router: RouterBackend | None = None,
     ) -> Tensor:
         """token_ids [T] and positions [T], both int, -> hidden states [T, D] after the final norm."""
-        x = F.embedding(token_ids, self.embed_tokens.weight)
+        x = functional.embedding(token_ids, self.embed_tokens.weight)
         cos, sin = self.rope(x.device)
         rope = RopeTables(cos[positions].unsqueeze(1), sin[positions].unsqueeze(1))
         for layer in self.layers:
@@ -240,7 +240,7 @@ class Linear(nn.Module):
         self.bias = factory.parameter(num_out) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return functional.linear(x, self.weight, self.bias)
 
 
 class Factory:
