@@ -47,6 +47,8 @@ def command(
     instructions: options.Instructions = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
+    top_k: options.TopK = 0,
+    min_p: options.MinP = 0.0,
     seed: options.Seed = None,
     max_tokens: options.MaxTokens = None,
     show_reasoning: options.ShowReasoning = False,
@@ -57,35 +59,42 @@ def command(
     if not text.strip():
         raise InvalidInputError("the prompt is empty; give --prompt TEXT or write it to stdin", param="prompt")
 
+    from ossia.cli.chat.display import TurnDisplay
     from ossia.cli.loading import load
     from ossia.cli.turn import SamplingChoice, Turn, opening
     from ossia.harmony.message import Conversation, Effort, Message, Role
 
-    choice = SamplingChoice(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    choice = SamplingChoice(
+        temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed, max_tokens=max_tokens
+    )
     level = Effort.parse(effort)
     start = time.perf_counter()
     loaded = load(model, device=device)
     load_seconds = time.perf_counter() - start
-    write = discard if as_json else write_out
     if raw:
-        record = continue_raw(loaded, text, choice=choice, write=write)
+        record = continue_raw(loaded, text, choice=choice, write=discard if as_json else write_out)
     else:
         first = opening(loaded, effort=level, date=date.today().isoformat(), instructions=instructions)
         conversation = Conversation(messages=(*first, Message(role=Role.USER, content=text.strip())))
         turn = Turn(loaded, conversation, choice=choice)
-        record = answer(turn, write=write, show_reasoning=show_reasoning)
-    record["timing"]["load_seconds"] = round(load_seconds, 4)
-    typer.echo(json.dumps(record) if as_json else "")
+        if as_json:
+            turn.run()
+        else:
+            notes = sys.stderr if show_reasoning else None
+            TurnDisplay(out=sys.stdout, notes=notes, shows_reasoning=show_reasoning).show(turn, status=turn)
+        record = describe(turn, with_reasoning=show_reasoning)
+    if as_json:
+        record["timing"]["load_seconds"] = round(load_seconds, 4)
+        typer.echo(json.dumps(record))
+    elif raw:
+        typer.echo()
 
 
-def answer(turn: Turn, *, write: Callable[[str], None], show_reasoning: bool) -> Record:
-    """Run a harmony turn, writing the answer as it comes; the record says what came of it."""
+def describe(turn: Turn, *, with_reasoning: bool) -> Record:
+    """What came of a turn, as JSON types."""
     from ossia.cli.turn import Kind
 
-    for kind, text in turn:
-        if kind is Kind.ANSWER:
-            write(text)
-    reasoning = {"reasoning": turn.text_of(Kind.REASONING)} if show_reasoning else {}
+    reasoning = {"reasoning": turn.text_of(Kind.REASONING)} if with_reasoning else {}
     calls = [
         {"recipient": message.recipient, "arguments": message.text} for message in turn.messages if message.is_call
     ]

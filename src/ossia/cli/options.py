@@ -32,6 +32,10 @@ TopP = Annotated[
     float | None,
     typer.Option(metavar="P", help="Sample from the most probable tokens that sum to P.", show_default=False),
 ]
+TopK = Annotated[int, typer.Option(metavar="K", help="Sample from the K most probable tokens; 0: from all.")]
+MinP = Annotated[
+    float, typer.Option(metavar="P", help="Sample from tokens at least P times as probable as the most probable one.")
+]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.", show_default=False)]
 MaxTokens = Annotated[
     int | None,

@@ -34,9 +34,11 @@ def command(
     values = dict(parse_override(text) for text in overrides or ())
 
     from ossia.training.config import load_recipe
+
+    config = load_recipe(recipe, overrides=values)  # before torch is imported, so that a typo is told at once
+
     from ossia.training.run import train
 
-    config = load_recipe(recipe, overrides=values)
     folder = train(config, out, on_log=lambda report, done: typer.echo(f"{done:6.1%}  {report}", err=True))
     typer.echo(f"the model is in {folder}; talk to it with: ossia chat {folder}")
 

@@ -17,10 +17,12 @@ from ossia.harmony.render import render
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingChoice:
-    """What a user chose; None leaves it to the model's defaults."""
+    """What a user chose, in the words of `GenerationOptions`; None leaves it to the model's defaults."""
 
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int = 0
+    min_p: float = 0.0
     seed: int | None = None
     max_tokens: int | None = None
 
@@ -31,6 +33,12 @@ class SamplingChoice:
             )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise InvalidInputError(f"--top-p is {self.top_p}; it must be above 0 and at most 1", param="top_p")
+        if self.top_k < 0:
+            raise InvalidInputError(
+                f"--top-k is {self.top_k}; it must be at least 1, or 0 for all tokens", param="top_k"
+            )
+        if not 0 <= self.min_p <= 1:
+            raise InvalidInputError(f"--min-p is {self.min_p}; it must be between 0 and 1", param="min_p")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidInputError(f"--max-tokens is {self.max_tokens}; it must be at least 1", param="max_tokens")
 
@@ -101,6 +109,11 @@ class Turn:
         if rest:
             yield Delta(kind, rest)
 
+    def run(self) -> None:
+        """Sample the whole turn, for those who only want what came of it."""
+        for _ in self:
+            pass
+
     def finish(self) -> list[Event]:
         """Close the parser, also after an interruption; what it still had to say."""
         return self._parser.finish()
@@ -146,6 +159,8 @@ def sample(loaded: LoadedModel, prompt_ids: Sequence[int], *, choice: SamplingCh
     options = GenerationOptions(
         temperature=defaults.temperature if choice.temperature is None else choice.temperature,
         top_p=defaults.top_p if choice.top_p is None else choice.top_p,
+        top_k=choice.top_k,
+        min_p=choice.min_p,
         seed=choice.seed,
         max_tokens=room if choice.max_tokens is None else min(room, choice.max_tokens),
         stop_ids=stop_ids(loaded),

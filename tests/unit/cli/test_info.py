@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ossia.cli import info
+from ossia.model.config import PUBLISHED
+
+
+def test_published_models_for_people(run: Any) -> None:
+    result = run("info", "openai/gpt-oss-20b")
+    assert result.exit_code == 0
+    for part in ("20,914,757,184", "12.8 GiB", "131,072", "H100", "24,576 bytes a token", "window 128 in 12 layers"):
+        assert part in result.stdout
+
+
+def test_published_models_as_json(run: Any) -> None:
+    record = json.loads(run("info", "openai/gpt-oss-120b", "--json").stdout)
+    assert record["parameters"] == 116_829_156_672
+    assert record["bytes"]["hf-mxfp4"] == record["bytes"]["original"] < record["bytes"]["hf-bf16"]
+    assert record["shape"]["experts"] == 128
+    assert {row["device"] for row in record["fits"]} >= {"80 GB GPU (H100)"}
+
+
+def test_a_folder_says_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(3 << 20))
+    record = info.describe("mine", PUBLISHED["openai/gpt-oss-20b"], folder=tmp_path)
+    assert record["files_bytes"] == 3 << 20
+    assert "3.0 MiB of safetensors" in info.as_text(record)
+    assert str(tmp_path) in info.as_text(record)
+
+
+def test_an_unknown_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sysconf(name: str) -> int:
+        raise ValueError(name)
+
+    monkeypatch.setattr("os.sysconf", sysconf)
+    assert info.this_machine() == {}
+
+
+def test_published_models_need_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from ossia.cli.main import main; sys.argv = ['ossia', 'info', 'openai/gpt-oss-20b']; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_human() -> None:
+    assert info.human(3 << 30) == "3.0 GiB"
+    assert info.human(int(23.5 * (1 << 20))) == "23.5 MiB"
