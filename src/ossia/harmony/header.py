@@ -83,6 +83,7 @@ _SYNONYMS = {
     "answer": Channel.FINAL,
     "response": Channel.FINAL,
 }
+_MAX_CHANNEL_WORDS = 8  # models stutter a few times; a bound keeps the reading linear
 _TYPES = frozenset({"json", "code", "text"})
 
 _RECIPIENT_MARK = re.compile(r"(?<![^\W_])to=|to=(?=functions\.)")
@@ -171,13 +172,14 @@ def _take_recipients(
     found: list[str] = []
     for section in sections:
         first, *others = _RECIPIENT_MARK.split(section.text)
+        parts = [first]
         for other in others:
             reading = tools.read(other.lstrip())
             found.append(reading.recipient)
             if reading.is_matched or (reading.recipient and other[:1].isspace()):
                 repairs.append(repair(RepairKind.RECIPIENT_MATCHED, f"to={other.strip()} read as {reading.recipient}"))
-            first = f"{first} {reading.rest}"
-        texts.append(first)
+            parts.append(reading.rest)
+        texts.append(" ".join(parts))
     if not found:
         return texts, None, found
     candidates = [name for name in found if name not in _NOT_TOOLS] or found
@@ -220,7 +222,10 @@ def _read_channel(text: str, repairs: list[Repair]) -> tuple[Channel | None, str
     text = text.strip()
     channel: Channel | None = None
     rest = text
-    while match := _CHANNEL_WORD.match(rest):
+    for _ in range(_MAX_CHANNEL_WORDS):
+        match = _CHANNEL_WORD.match(rest)
+        if match is None:
+            break
         if channel is not None and rest[:1].isalpha() and rest[match.end() :].strip():
             break  # prose such as `final analysis of ...`, not a second channel
         channel = _CHANNELS[match.group(1).lower()]
@@ -261,8 +266,8 @@ def _take_content_type(
                 return f"{ControlToken.CONSTRAIN}{match.group()}"
     for i, section in enumerate(sections):
         text = texts[i].strip()
-        is_candidate = i not in prose and (section.marker is ControlToken.CHANNEL or has_recipient)
-        match = _TYPE_WORD.match(text) if is_candidate else None
+        is_candidate = section.marker is ControlToken.CHANNEL or (section.marker is None and has_recipient)
+        match = _TYPE_WORD.match(text) if is_candidate and i not in prose else None
         if match is None:
             continue
         is_alone = match.end() == len(text)

@@ -154,10 +154,12 @@ class HarmonyParser:
         self._ended = False  # the model itself ended its turn
         self._tail_noted = False
         self._events: list[Event] = []
-        # Of the message in progress: its ids, how many of them were skipped text, the header, the body's pieces,
-        # the bytes of an unfinished character, and whether the ids can be replayed.
+        # Of the message in progress: its ids, how many of them were skipped text, whether its role is known to be the
+        # model's own, the header, the body's pieces, the bytes of an unfinished character, and whether the ids can
+        # be replayed.
         self._ids: list[int] = []
         self._num_skipped = 0
+        self._role_is_read = False
         self._header: Header | None = None
         self._pieces: list[str] = []
         self._pending = b""
@@ -275,7 +277,7 @@ class HarmonyParser:
             self._ids.append(token_id)
             self._close_header(control)
             self._after_stop(control)
-        elif self._is_made_up():
+        elif not self._role_is_read and self._is_made_up():
             self._stop_at_made_up_turn()
         else:
             self._ids.append(token_id)
@@ -307,6 +309,7 @@ class HarmonyParser:
         self._opening = opening
         self._ids = list(ids)
         self._num_skipped = 0
+        self._role_is_read = self._is_conversation or opening is not Opening.STARTED
         self._replayable = True
 
     def _sections(self) -> list[Section]:
@@ -388,19 +391,12 @@ class HarmonyParser:
         return is_role or "to=".startswith(header.text)
 
     def _is_made_up(self) -> bool:
-        """Whether the header so far, which a control token follows, opens a turn that is not the model's to write."""
-        if self._is_conversation or self._opening is not Opening.STARTED:
-            return False
-        sections = self._sections()
-        if len(sections) > 1:
-            return False  # looked at before
-        role, _, _, _ = read_role(
-            sections[0].text.partition(" to=")[0],
-            opening=self._opening,
-            tools=self._tools,
-            to_assistant=" to=assistant" in sections[0].text,
-        )
-        return role is not Role.ASSISTANT
+        """Whether the header so far, which its first control token follows, opens a turn that is not the model's."""
+        self._role_is_read = True
+        text = self._sections()[0].text
+        words, _, _ = text.partition(" to=")
+        reading = read_role(words, opening=self._opening, tools=self._tools, to_assistant=" to=assistant" in text)
+        return reading.role is not Role.ASSISTANT
 
     def _stop_at_made_up_turn(self) -> None:
         self._add_repair(RepairKind.MADE_UP_TURN, self._sections()[0].text.strip())
@@ -519,7 +515,7 @@ class HarmonyParser:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text, parse_constant=_reject_constant)
+        json.loads(text, parse_int=str, parse_constant=_reject_constant)  # int() has a limit, JSON has none
     except (ValueError, RecursionError):
         return False
     return True
