@@ -75,9 +75,6 @@ class _Union(NamedTuple):
     types: Sequence[_Type]
     is_tall: bool  # one alternative a line
 
-    def inline(self) -> _Type:
-        return _Type("any") if all(t.text == "any" for t in self.types) else _join(self.types)
-
 
 class _Resolved(NamedTuple):
     schema: _Schema  # without $ref: the definition, overlaid with what stood beside the reference
@@ -146,7 +143,7 @@ class _Writer:
         if not (alternatives or all_of) or _is_object(schema):
             parts.append(self._by_type(schema, indent))
         parts += [self.type_of(member, indent) for member in all_of]
-        parts += [self._union_type(_array(schema, key), indent, is_always_tall=key == "oneOf") for key in alternatives]
+        parts += [self._union_type(schema, key, indent) for key in alternatives]
         said = [part for part in parts if part.text != "any"]
         if not said:
             return self._by_type(schema, indent) if all_of or alternatives else _Type("any")
@@ -199,19 +196,25 @@ class _Writer:
 
     # ---- unions ----
 
-    def _union(self, variants: Sequence[JsonValue], indent: str, *, is_always_tall: bool) -> _Union:
+    def _union(self, schema: _Schema, key: str, indent: str) -> _Union | None:
+        """What the alternatives come to; None if they add nothing to the type beside them, as `required` does not."""
+        variants = _array(schema, key)
         types = [self.type_of(variant, f"{indent}   ") for variant in variants]
+        is_one_of = key == "oneOf"
+        if all(t.text == "any" for t in types) and not (is_one_of and "type" not in schema):
+            return None
         has_comments = any(_tail(self._annotations(v), with_text=True) for v in variants)
-        is_tall = is_always_tall or has_comments or any("\n" in t.text for t in types)
-        says_something = is_always_tall or any(t.text != "any" for t in types)
-        return _Union(variants, types, is_tall=is_tall and says_something)
+        is_tall = is_one_of or has_comments or any("\n" in t.text for t in types)
+        return _Union(variants, types, is_tall=is_tall)
 
-    def _union_type(self, variants: Sequence[JsonValue], indent: str, *, is_always_tall: bool) -> _Type:
+    def _union_type(self, schema: _Schema, key: str, indent: str) -> _Type:
         """A union in the place of a type; the tall form starts on a new line."""
-        union = self._union(variants, indent, is_always_tall=is_always_tall)
+        union = self._union(schema, key, indent)
+        if union is None:
+            return _Type("any")
         if not union.is_tall:
-            return union.inline()
-        tails = [_tail(self._annotations(variant), quote_enum=True, with_text=True) for variant in variants]
+            return _join(union.types)
+        tails = [_tail(self._annotations(variant), quote_enum=True, with_text=True) for variant in union.variants]
         text = "".join(f"\n{indent} | {t.text}{tail}" for t, tail in zip(union.types, tails, strict=True))
         return _Type(text, is_atom=False, has_null=any(t.has_null for t in union.types))
 
@@ -239,7 +242,7 @@ class _Writer:
         out = [f"{_comment(title, indent)}{indent}//\n"] if isinstance(title, str) else []
         label = f"{indent}{_key(key)}{'' if is_required else '?'}:"
         if union is None or not union.is_tall:
-            type_ = union.inline() if union is not None else self.type_of(value, f"{indent}    ")
+            type_ = _join(union.types) if union is not None else self.type_of(value, f"{indent}    ")
             out += [_comment(notes.get("description"), indent), _examples(notes, indent)]
             out.append(f"{label} {type_.text},{_tail(notes)}\n")
             return "".join(out)
@@ -271,8 +274,8 @@ class _Writer:
         if not variants or found.pointers or is_more or (key == "oneOf" and _array(schema, "anyOf")):
             return None
         if schema.get("nullable") is True:
-            variants = [*variants, {"type": "null"}]
-        return self._union(variants, indent, is_always_tall=key == "oneOf")
+            schema = {**schema, key: [*variants, {"type": "null"}]}
+        return self._union(schema, key, indent)
 
     def _annotations(self, schema: JsonValue) -> _Schema:
         """The keywords that become comments: the schema's own, over those of the definition that it refers to."""
