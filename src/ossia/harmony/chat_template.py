@@ -76,7 +76,7 @@ _SCHEMA = """\
   {%- elif options -%}
     {%- for option in options -%}{%- set ns.texts = ns.texts + [type_of(option, indent ~ "   ")] -%}{%- endfor -%}
     {%- set ns.out = join_types(ns.texts) -%}
-  {%- elif kind is sequence and kind is not string -%}
+  {%- elif kind is defined and kind is sequence and kind is not string -%}
     {%- for name in kind -%}
       {%- set ns.texts = ns.texts + [type_of(dict(schema, type=name, nullable=false), indent)] -%}
     {%- endfor -%}
