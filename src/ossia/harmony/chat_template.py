@@ -84,7 +84,7 @@ _SCHEMA = """\
   {%- elif kind == "object" or schema.properties is mapping -%}
     {%- set ns.out = object_type(schema, indent) -%}
   {%- elif kind == "array" -%}
-    {%- set item = type_of(schema["items"], indent) if schema["items"] is defined else "" -%}
+    {%- set item = type_of(schema["items"], indent) if "items" in schema else "" -%}
     {%- set item = "(" ~ item ~ ")" if " | " in item and "\\n" not in item else item -%}
     {%- set ns.out = item ~ "[]" if item else "Array<any>" -%}
   {%- elif kind in ["string", "number", "boolean", "null"] -%}
