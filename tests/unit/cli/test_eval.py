@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ossia.cli.eval import split_names
+from ossia.evals.results import Cell, EvalResults
+from ossia.harmony.message import Effort
+from ossia.tasks.registry import TASKS
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Evaluations get four of five right at once; what was asked for is kept."""
+    asked = SimpleNamespace(model=None, kwargs={})
+
+    def load_evaluated(name: str, **_: Any) -> str:
+        asked.model = name
+        return name
+
+    def run_eval(evaluated: str, **kwargs: Any) -> EvalResults:
+        asked.kwargs = kwargs
+        kwargs["progress"](1, 1)
+        cells = tuple(
+            Cell(task=task, effort=effort, num_problems=5, num_correct=4, num_clean=5, num_capped=0, mean_tokens=12.0)
+            for effort in kwargs["efforts"]
+            for task in kwargs["tasks"]
+        )
+        return EvalResults(
+            model=evaluated,
+            weights_sha256="",
+            seed=kwargs["seed"],
+            max_tokens=kwargs["max_tokens"],
+            dtype="float32",
+            seconds=1.0,
+            environment={},
+            cells=cells,
+        )
+
+    monkeypatch.setattr("ossia.evals.run.load_evaluated", load_evaluated)
+    monkeypatch.setattr("ossia.evals.run.run_eval", run_eval)
+    return asked
+
+
+def test_all_tasks_and_efforts_unless_told_otherwise(run: Any, asked: SimpleNamespace) -> None:
+    result = run("eval")
+    assert result.exit_code == 0, result.output
+    assert asked.model == "nano"
+    assert list(asked.kwargs["tasks"]) == list(TASKS)
+    assert asked.kwargs["efforts"] == list(Effort)
+    assert asked.kwargs["num_problems"] == 500
+    assert "80.0" in result.stdout
+
+
+def test_a_choice_as_json(run: Any, asked: SimpleNamespace) -> None:
+    task = next(iter(TASKS))
+    result = run("eval", "nano", "--tasks", task, "--effort", "low, high", "--limit", "5", "--seed", "3", "--json")
+    record = json.loads(result.stdout)
+    assert [(cell["task"], cell["effort"]) for cell in record["cells"]] == [(task, "low"), (task, "high")]
+    assert (asked.kwargs["num_problems"], asked.kwargs["seed"]) == (5, 3)
+
+
+def test_results_are_written_with_the_command_that_makes_them(
+    run: Any, asked: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/ossia", "eval", "nano", "--tasks", "a b"])
+    result = run("eval", "--out", str(tmp_path))
+    assert (result.exit_code, {path.suffix for path in tmp_path.iterdir()} >= {".json", ".md"}) == (0, True)
+    assert json.loads((tmp_path / "nano-accuracy.json").read_text())["command"] == "ossia eval nano --tasks 'a b'"
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [(["--tasks", "juggling"], "no task is named juggling"), (["--effort", "low,max"], "'medium'")],
+)
+def test_unknown_names_are_told_before_the_model_is_loaded(
+    run: Any, asked: SimpleNamespace, args: list[str], part: str
+) -> None:
+    result = run("eval", *args)
+    assert result.exit_code == 1
+    assert part in result.stderr
+    assert asked.model is None
+
+
+def test_split_names() -> None:
+    assert split_names(" add, subtract,,") == ["add", "subtract"]
