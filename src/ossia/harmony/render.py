@@ -51,7 +51,7 @@ def render(
         InvalidInputError: an unknown role, or token ids that are not of this tokenizer.
     """
     messages = conversation.messages
-    cut = _first_of_turn_in_progress(messages) if drop_analysis else 0
+    cut = _first_of_turn_in_progress(messages, num_said=len(messages)) if drop_analysis else 0
     has_functions = _has_function_tools(messages)
     ids: list[int] = []
     for i, message in enumerate(messages):
@@ -96,8 +96,9 @@ def render_for_training(
     has_functions = _has_function_tools(messages)
     cut = 0
     if drop_analysis:
-        # Without its last message the last turn has not ended yet.
-        cut = _first_of_turn_in_progress(messages[:-1] if drop_analysis == "earlier" else messages)
+        # "earlier": the last message, which may be a final one, is still to be said.
+        num_said = len(messages) - 1 if drop_analysis == "earlier" else len(messages)
+        cut = _first_of_turn_in_progress(messages, num_said=num_said)
     without_thought = _without_thought(messages, cut)
     ids: list[int] = []
     mask: list[bool] = []
@@ -124,14 +125,14 @@ def render_for_training(
 # ---- which messages ----
 
 
-def _first_of_turn_in_progress(messages: Sequence[Message]) -> int:
+def _first_of_turn_in_progress(messages: Sequence[Message], *, num_said: int) -> int:
     """Where the turn in progress begins: the one rule of what chain of thought is dropped.
 
     A turn is over with a message of the assistant on `final` that neither the assistant nor a tool goes on from.
     Whatever lies before the last such message and is on `analysis`, calls made there and their results included, is
     left out. So while a turn is in progress nothing before its end changes: the prompt only grows.
     """
-    for i in range(len(messages) - 1, -1, -1):
+    for i in range(num_said - 1, -1, -1):
         if _ends_turn(messages, i):
             return i
     return 0

@@ -86,7 +86,7 @@ properties = st.recursive(merged(primitives, notes, defaults), compounds, max_le
 
 
 @given(objects(properties))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_equals_openai_harmony_on_the_forms_it_renders_right(oracle: Any, schema: dict[str, Any]) -> None:
     tool = openai_harmony.ToolDescription.new("f", "", parameters=schema)
     content = openai_harmony.DeveloperContent.new().with_function_tools([tool])
@@ -355,7 +355,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(keywords, values, max_size=6) | json_values)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_json_gives_a_type_or_a_clear_error(schema: Any) -> None:
     try:
         text = schema_to_typescript(schema)
