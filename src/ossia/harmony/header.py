@@ -91,7 +91,7 @@ _ASSISTANTS = re.compile(r"\s*((?:assistant)+)(?![a-z])|\s*((?:assistant)+)(?=an
 _ROLE_WORD = re.compile(r"\s*(system|developer|user)(?::(\S*))?(?!\w)")
 _TOOL_NAME = re.compile(r"[A-Za-z_]\w*(?:\.[\w-]+)+")
 _CHANNEL_WORD = re.compile(
-    r"[\W_]*(analysis|commentary|final)(?=[^a-z]|$|analysis|commentary|final|json|code|to=)", re.I
+    r"[\W_]*((?i:analysis|commentary|final))(?=[^a-z]|$|analysis|commentary|final|json|code|to=)"
 )
 _TYPE_WORD = re.compile(r"[A-Za-z][\w.+/-]*")
 _CONSTRAINT = re.compile(_TYPE_WORD.pattern + r"(?=[\s{\[]|$)")
@@ -248,9 +248,11 @@ def _nearest_channel(word: str) -> Channel | None:
     letters = "".join(filter(str.isalpha, word.casefold()))
     if not letters:
         return None
-    by_prefix = (channel for name, channel in _CHANNELS.items() if name.startswith(letters))
+    for name, channel in _CHANNELS.items():
+        if name.startswith(letters):
+            return channel
     close = difflib.get_close_matches(letters[:20], [*_CHANNELS, *_SYNONYMS], n=1)
-    return next(by_prefix, None) or ((_CHANNELS | _SYNONYMS)[close[0]] if close else None)
+    return (_CHANNELS | _SYNONYMS)[close[0]] if close else None
 
 
 def _take_content_type(

@@ -237,5 +237,5 @@ def test_a_megabyte_in_a_header_or_a_body(tokenizer: Tokenizer) -> None:
     body = [*tokenizer.encode_with_specials("<|channel|>final<|message|>"), *words, tokenizer.return_]
     assert len(parse(body, tokenizer=tokenizer).messages[0].content) > 1_000_000
     parse([tokenizer.channel, *words, tokenizer.message, tokenizer.return_], tokenizer=tokenizer)
-    marks = [tokenizer.start, *[tokenizer.channel, 64] * 100_000, tokenizer.message]
+    marks = [tokenizer.start, *[tokenizer.channel, 64] * 50_000, tokenizer.message]
     assert parse(marks, tokenizer=tokenizer).finish is FinishReason.LENGTH

@@ -12,6 +12,7 @@ from ossia.harmony.parse import ContentDelta, Event, HarmonyParser, MessageEnd, 
 from ossia.harmony.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.o200k_harmony()
+STOPS = (TOKENIZER.end, TOKENIZER.return_, TOKENIZER.call, TOKENIZER.endoftext)
 TOOLS = ("functions.f", "functions.Web Search", "python")
 CONTROLS = [
     TOKENIZER.start,
@@ -71,7 +72,7 @@ def typed(events: list[Event]) -> list[tuple[type, Event]]:
     return [(type(event), event) for event in events]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(ids=streams, role=roles, data=st.data())
 def test_any_chunking_gives_the_same(ids: list[int], role: Literal["assistant"] | None, data: st.DataObject) -> None:
     single = HarmonyParser(TOKENIZER, role=role, tools=TOOLS)
@@ -90,7 +91,7 @@ def test_any_chunking_gives_the_same(ids: list[int], role: Literal["assistant"] 
     assert result.finish == single.finish_reason == chunked.finish_reason
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(ids=streams, role=roles)
 def test_events_tell_the_messages(ids: list[int], role: Literal["assistant"] | None) -> None:
     parser = HarmonyParser(TOKENIZER, role=role, tools=TOOLS)
@@ -117,7 +118,7 @@ def test_events_tell_the_messages(ids: list[int], role: Literal["assistant"] | N
     assert [event for event in events if isinstance(event, Repair)] == parser.repairs
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(ids=streams)
 def test_a_completion_holds_only_the_assistants_messages_and_ids_that_occur(ids: list[int]) -> None:
     for message in parse(ids, tokenizer=TOKENIZER, tools=TOOLS).messages:
@@ -127,6 +128,6 @@ def test_a_completion_holds_only_the_assistants_messages_and_ids_that_occur(ids:
             size = len(message.token_ids)
             assert any(tuple(ids[i : i + size]) == message.token_ids for i in range(len(ids)))
             again = parse(message.token_ids, tokenizer=TOKENIZER, tools=TOOLS).messages
-            assert [(m.channel, m.recipient, m.content) for m in again] == [
-                (message.channel, message.recipient, message.content)
-            ]
+            assert [(m.channel, m.recipient) for m in again] == [(message.channel, message.recipient)]
+            if message.token_ids[-1] in STOPS:  # else arguments that were cut off lack what an end adds
+                assert again[0].content == message.content
