@@ -7,6 +7,7 @@ and a reader that closed the pipe as 141 without a word. Tracebacks are for `--d
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from typing import Annotated, Any
@@ -115,6 +116,9 @@ def root(
 
 def main() -> None:
     """Run the command line; the entry point of the `ossia` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows "?" for it
+            stream.reconfigure(errors="replace")
     app()
 
 

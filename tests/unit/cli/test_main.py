@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -109,3 +110,13 @@ def test_a_closed_pipe_is_quiet() -> None:
 def test_the_app_is_what_the_script_runs() -> None:
     result = CliRunner().invoke(main.app, [])
     assert "Usage: ossia" in result.output or "Usage: root" in result.output
+
+
+def test_a_terminal_without_a_character_is_no_error() -> None:
+    code = "import sys; from ossia.cli.main import main; sys.argv = ['ossia', 'info', 'é漢']; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr
+    assert b"UnicodeEncodeError" not in result.stderr

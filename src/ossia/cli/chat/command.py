@@ -42,6 +42,11 @@ def command(
     At a terminal: ask, and type /help for the commands. Through a pipe all of stdin is one question, and stdout gets
     the answer alone.
     """
+    from ossia.cli.turn import SamplingChoice
+    from ossia.harmony.message import Effort
+
+    level = Effort.parse(effort)
+    choice = SamplingChoice(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
     # Importing torch takes most of the time to the first answer, so it happens while the question is being written.
     with ThreadPoolExecutor(max_workers=1) as background:
         loading = background.submit(load_in_background, model, device)
@@ -52,15 +57,13 @@ def command(
         from ossia.cli.chat.display import TurnDisplay
         from ossia.cli.chat.loop import run_loop
         from ossia.cli.chat.session import ChatSession
-        from ossia.cli.turn import SamplingChoice
-        from ossia.harmony.message import Effort
 
         session = ChatSession(
             loading.result,
-            effort=Effort.parse(effort),
+            effort=level,
             date=date.today().isoformat(),
             instructions=instructions,
-            choice=SamplingChoice(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens),
+            choice=choice,
         )
         notes = sys.stdout if is_interactive else sys.stderr if sys.stderr.isatty() or show_reasoning else None
         display = TurnDisplay(out=sys.stdout, notes=notes, shows_reasoning=show_reasoning)
