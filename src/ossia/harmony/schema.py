@@ -46,9 +46,23 @@ LIMITS = (
     "minProperties",
     "maxProperties",
 )
+_LIMITS = frozenset(LIMITS)
+_OBJECT_KEYS = frozenset({"properties", "patternProperties", "additionalProperties"})
 _PRIMITIVES = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean"}
 _PLAIN = re.compile(r'[^"\\\x00-\x1f\u2028\u2029]*')
 _EMPTY: _Schema = {}
+_STRUCTURE = (
+    "properties",
+    "required",
+    "patternProperties",
+    "additionalProperties",
+    "items",
+    "prefixItems",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "$ref",
+)
 
 
 def schema_to_typescript(schema: object, *, indent: str = "") -> str:
@@ -140,7 +154,7 @@ class _Writer:
         parts: list[_Type] = []
         alternatives = [key for key in ("oneOf", "anyOf") if _array(schema, key)]
         all_of = _array(schema, "allOf")
-        if not (alternatives or all_of) or _is_object(schema):
+        if not (alternatives or all_of) or _has_members(schema):
             parts.append(self._by_type(schema, indent))
         parts += [self.type_of(member, indent) for member in all_of]
         parts += [self._union_type(schema, key, indent) for key in alternatives]
@@ -270,7 +284,7 @@ class _Writer:
         schema = found.schema
         key = "oneOf" if _array(schema, "oneOf") else "anyOf"
         variants = _array(schema, key)
-        is_more = _is_object(schema) or "const" in schema or any(_array(schema, k) for k in ("enum", "allOf"))
+        is_more = _has_members(schema) or "const" in schema or any(_array(schema, k) for k in ("enum", "allOf"))
         if not variants or found.pointers or is_more or (key == "oneOf" and _array(schema, "anyOf")):
             return None
         if schema.get("nullable") is True:
@@ -285,6 +299,8 @@ class _Writer:
 
     def _resolve(self, schema: _Schema) -> _Resolved:
         """Follows `$ref`, and an `allOf` of one member, which is how older writers put text beside a reference."""
+        if "$ref" not in schema and "allOf" not in schema:
+            return _Resolved(schema, (), None)
         pointers: list[str] = []
         while True:
             all_of = _array(schema, "allOf")
@@ -294,11 +310,16 @@ class _Writer:
                     return _Resolved(beside, tuple(pointers), pointer)
                 if pointer in pointers:
                     raise InvalidInputError(f"the reference {pointer!r} leads back to itself", param="schema")
-                pointers.append(pointer)
                 target = self._look_up(pointer)
-            elif len(all_of) == 1 and isinstance(all_of[0], Mapping) and not _is_object(schema):
+                if isinstance(target, Mapping) and _clash(target, beside):
+                    notes = {key: value for key, value in beside.items() if key not in _STRUCTURE}
+                    return _Resolved({**notes, "allOf": [{"$ref": pointer}, beside]}, tuple(pointers), None)
+                pointers.append(pointer)
+            elif len(all_of) == 1 and isinstance(all_of[0], Mapping):
                 beside = {key: value for key, value in schema.items() if key != "allOf"}
                 target = all_of[0]
+                if _clash(target, beside):
+                    return _Resolved(schema, tuple(pointers), None)
             else:
                 return _Resolved(schema, tuple(pointers), None)
             if isinstance(target, bool):
@@ -406,6 +427,8 @@ def _remarks(schema: _Schema, *, quote_enum: bool = False) -> list[str]:
 
 
 def _limits(schema: _Schema) -> list[str]:
+    if _LIMITS.isdisjoint(schema):
+        return []
     found: list[str] = []
     for key in LIMITS:
         value = schema.get(key)
@@ -434,14 +457,21 @@ def _as_schema(value: object) -> _Schema:
 
 
 def _is_object(schema: _Schema) -> bool:
-    return any(
-        isinstance(schema.get(key), Mapping) for key in ("properties", "patternProperties", "additionalProperties")
-    )
+    return not _OBJECT_KEYS.isdisjoint(schema) and any(isinstance(schema.get(key), Mapping) for key in _OBJECT_KEYS)
+
+
+def _has_members(schema: _Schema) -> bool:
+    return _is_object(schema) or "items" in schema or "prefixItems" in schema
+
+
+def _clash(target: _Schema, beside: _Schema) -> bool:
+    """Whether both ask for something of the same kind, so that one cannot just be laid over the other."""
+    return any(key in target and key in beside for key in _STRUCTURE)
 
 
 def _array(schema: _Schema, key: str) -> Sequence[JsonValue]:
     value = schema.get(key)
-    return value if isinstance(value, list | tuple) else ()
+    return value if value is not None and isinstance(value, list | tuple) else ()
 
 
 def _object_of(schema: _Schema, key: str) -> Mapping[str, JsonValue]:
