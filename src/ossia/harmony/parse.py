@@ -11,7 +11,6 @@ can be wrong.
 from __future__ import annotations
 
 import codecs
-import functools
 import json
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -27,8 +26,9 @@ from ossia.harmony.events import (
     RepairKind,
     repair,
 )
-from ossia.harmony.header import Header, Opening, Section, interpret_header, read_role
+from ossia.harmony.header import Header, Opening, interpret_header, read_role
 from ossia.harmony.message import Channel, Message, Role
+from ossia.harmony.token_reader import HEADER_MARKS, STOPS, token_reader
 from ossia.harmony.tool_match import ToolNames
 from ossia.harmony.vocab import ControlToken
 
@@ -50,10 +50,7 @@ __all__ = [
     "parse",
 ]
 
-_STOPS = frozenset({ControlToken.END, ControlToken.RETURN, ControlToken.CALL, ControlToken.ENDOFTEXT})
 _LAST_STOPS = frozenset({ControlToken.RETURN, ControlToken.ENDOFTEXT})
-_HEADER_MARKS = frozenset({ControlToken.CHANNEL, ControlToken.CONSTRAIN, ControlToken.MESSAGE})
-_UNKNOWN = "\ufffd".encode()
 
 
 class _State(Enum):
@@ -69,27 +66,6 @@ class ParseResult(NamedTuple):
     messages: tuple[Message, ...]
     repairs: tuple[Repair, ...]
     finish: FinishReason
-
-
-class _Tables(NamedTuple):
-    """What the parser looks up of a tokenizer.
-
-    Attributes:
-        controls: the control tokens with a meaning here, by id.
-        num_plain: ids below it are ordinary tokens.
-        texts: texts of ordinary tokens that are whole characters by themselves; filled as they are met.
-    """
-
-    controls: dict[int, ControlToken]
-    num_plain: int
-    texts: dict[int, str]
-
-
-@functools.lru_cache(maxsize=8)
-def _tables(tokenizer: Tokenizer) -> _Tables:
-    specials = tokenizer.vocabulary.specials
-    controls = {specials[token]: token for token in (*_STOPS, *_HEADER_MARKS, ControlToken.START)}
-    return _Tables(controls, min(specials.values()), {})
 
 
 def parse(
@@ -146,7 +122,8 @@ class HarmonyParser:
         self.repairs: list[Repair] = []
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
-        self._controls, self._num_plain, self._texts = _tables(tokenizer)
+        self._reader = token_reader(tokenizer)
+        self._texts = self._reader.texts
         self._tools = ToolNames(tools)
         self._is_conversation = role is None
         self._state = _State.HEADER if role else _State.BETWEEN
@@ -184,7 +161,7 @@ class HarmonyParser:
 
     def feed(self, ids: Sequence[int]) -> list[Event]:
         """Takes many ids: as pushing each, but with the deltas between two control tokens joined."""
-        num_plain = self._num_plain
+        num_plain = self._reader.num_plain
         start = 0
         for i in [i for i, token_id in enumerate(ids) if not 0 <= token_id < num_plain]:
             if start < i:
@@ -225,7 +202,10 @@ class HarmonyParser:
     # ---- one id, or a run of ordinary ones ----
 
     def _step(self, token_id: int) -> None:
-        control = self._controls.get(token_id)
+        control = self._reader.controls.get(token_id)
+        if not self._reader.knows(token_id) and self._state is not _State.DONE:
+            self._add_repair(RepairKind.UNKNOWN_TOKEN, f"id {token_id}")
+            self._replayable = False
         match self._state:
             case _State.BODY:
                 self._step_body(token_id, control)
@@ -251,7 +231,7 @@ class HarmonyParser:
         elif control is ControlToken.START:
             self._skip_between()
             self._open_header(Opening.STARTED, token_id)
-        elif control in _HEADER_MARKS:
+        elif control in HEADER_MARKS:
             # Text in front may be part of the header (`assistant to=functions.f`) or filler; the header's reader knows.
             self._add_repair(RepairKind.MISSING_START, f"before {control}")
             skipped = self._ids
@@ -273,7 +253,7 @@ class HarmonyParser:
                 self._close_header(None)
             if self._state is not _State.DONE:
                 self._open_header(Opening.STARTED, token_id)
-        elif control in _STOPS:
+        elif control in STOPS:
             self._ids.append(token_id)
             self._close_header(control)
             self._after_stop(control)
@@ -285,7 +265,7 @@ class HarmonyParser:
                 self._open_body()
 
     def _step_body(self, token_id: int, control: ControlToken | None) -> None:
-        if control is not None and control in _STOPS:
+        if control is not None and control in STOPS:
             self._ids.append(token_id)
             self._close_body(control)
             self._after_stop(control)
@@ -295,11 +275,11 @@ class HarmonyParser:
             self._open_header(Opening.STARTED, token_id)
         else:
             self._ids.append(token_id)
-            data = self._bytes(token_id)
-            if self._tokenizer.is_special(token_id):
+            data = self._reader.bytes_of(token_id)
+            if self._reader.is_special(token_id):
                 self._add_repair(RepairKind.CONTROL_IN_BODY, data.decode())
-            elif not self._pending and 0 <= token_id < self._num_plain:
-                self._remember_text(token_id, data)
+            elif not self._pending and 0 <= token_id < self._reader.num_plain:
+                self._reader.remember(token_id)
             self._add_bytes(data)
 
     # ---- headers ----
@@ -312,35 +292,12 @@ class HarmonyParser:
         self._role_is_read = self._is_conversation or opening is not Opening.STARTED
         self._replayable = True
 
-    def _sections(self) -> list[Section]:
-        """The header so far, cut at its control tokens."""
-        sections: list[Section] = []
-        marker: ControlToken | None = None
-        data: list[bytes] = []
-        for token_id in self._header_ids():
-            if self._tokenizer.is_special(token_id):
-                sections.append(Section(marker, b"".join(data).decode("utf-8", "replace")))
-                # A token without a meaning in headers still ends a name; ENDOFPROMPT stands for all of them.
-                marker = self._controls.get(token_id, ControlToken.ENDOFPROMPT)
-                data = []
-            else:
-                data.append(self._bytes(token_id))
-        sections.append(Section(marker, b"".join(data).decode("utf-8", "replace")))
-        return sections
-
-    def _header_ids(self) -> Iterator[int]:
-        controls = self._controls
-        return (
-            i
-            for i in self._ids
-            if (control := controls.get(i)) is not ControlToken.START
-            and control is not ControlToken.MESSAGE
-            and control not in _STOPS
-        )
-
     def _interpret(self) -> Header:
         return interpret_header(
-            self._sections(), opening=self._opening, tools=self._tools, is_conversation=self._is_conversation
+            self._reader.sections(self._ids),
+            opening=self._opening,
+            tools=self._tools,
+            is_conversation=self._is_conversation,
         )
 
     def _open_body(self) -> None:
@@ -393,13 +350,13 @@ class HarmonyParser:
     def _is_made_up(self) -> bool:
         """Whether the header so far, which its first control token follows, opens a turn that is not the model's."""
         self._role_is_read = True
-        text = self._sections()[0].text
+        text = self._reader.sections(self._ids)[0].text
         words, _, _ = text.partition(" to=")
         reading = read_role(words, opening=self._opening, tools=self._tools, to_assistant=" to=assistant" in text)
         return reading.role is not Role.ASSISTANT
 
     def _stop_at_made_up_turn(self) -> None:
-        self._add_repair(RepairKind.MADE_UP_TURN, self._sections()[0].text.strip())
+        self._add_repair(RepairKind.MADE_UP_TURN, self._reader.sections(self._ids)[0].text.strip())
         self._ids = []
         self._ended = True
         self._state = _State.DONE
@@ -424,21 +381,6 @@ class HarmonyParser:
         if text:
             self._pieces.append(text)
             self._events.append(ContentDelta(text))
-
-    def _remember_text(self, token_id: int, data: bytes) -> None:
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            return
-        if text:
-            self._texts[token_id] = text
-
-    def _bytes(self, token_id: int) -> bytes:
-        if 0 <= token_id < self._tokenizer.vocab_size:
-            return self._tokenizer.token_bytes(token_id)
-        self._add_repair(RepairKind.UNKNOWN_TOKEN, f"id {token_id}")
-        self._replayable = False
-        return _UNKNOWN
 
     def _close_body(self, stop: ControlToken | None, *, is_cut: bool = False) -> None:
         header = self._header
@@ -495,8 +437,7 @@ class HarmonyParser:
 
     def _skip_between(self) -> None:
         if self._ids:
-            data = b"".join(map(self._bytes, self._ids))
-            self._add_repair(RepairKind.TEXT_BETWEEN_MESSAGES, data.decode("utf-8", "replace"))
+            self._add_repair(RepairKind.TEXT_BETWEEN_MESSAGES, self._reader.decode_plain(self._ids))
             self._ids = []
 
     def _note_tail(self) -> None:
