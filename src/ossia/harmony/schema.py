@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias, cast
-from urllib.parse import unquote
+from typing import NamedTuple
 
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.json_text import JsonValue, compact_json, lines
+from ossia.harmony.schema_refs import References, Schema, array_of, as_schema, object_of
 
 MAX_NESTING = 64
 """How deep types may lie in one another."""
@@ -27,8 +27,6 @@ MAX_NODES = 20_000
 
 MAX_CHARS = 4_000_000
 """How long the texts of these types may be together; what lies inside another counts again."""
-
-_Schema: TypeAlias = Mapping[str, JsonValue]
 
 LIMITS = (
     "minimum",
@@ -50,19 +48,7 @@ _LIMITS = frozenset(LIMITS)
 _OBJECT_KEYS = frozenset({"properties", "patternProperties", "additionalProperties"})
 _PRIMITIVES = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean"}
 _PLAIN = re.compile(r'[^"\\\x00-\x1f\u2028\u2029]*')
-_EMPTY: _Schema = {}
-_STRUCTURE = (
-    "properties",
-    "required",
-    "patternProperties",
-    "additionalProperties",
-    "items",
-    "prefixItems",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "$ref",
-)
+_EMPTY: Schema = {}
 
 
 def schema_to_typescript(schema: object, *, indent: str = "") -> str:
@@ -90,27 +76,20 @@ class _Union(NamedTuple):
     is_tall: bool  # one alternative a line
 
 
-class _Resolved(NamedTuple):
-    schema: _Schema  # without $ref: the definition, overlaid with what stood beside the reference
-    pointers: tuple[str, ...]  # the references followed
-    recursive: str | None  # the reference that is being written out already, if it came to one
-
-
 class _Writer:
     """Writes one schema; keeps which references are being written out, and how much has been written."""
 
     def __init__(self, root: object) -> None:
         self._root = root
-        self._active = ["#"]
+        self._refs = References(root)
         self._recursive: set[str] = set()
-        self._names: dict[str, str] = {}
         self._num_nodes = 0
         self._num_chars = 0
         self._depth = 0
 
     def root_type(self, indent: str) -> str:
         text = self.type_of(self._root, indent).text
-        return f"/* {self._name('#')} */ {text}" if "#" in self._recursive else text
+        return f"/* {self._refs.name('#')} */ {text}" if "#" in self._recursive else text
 
     # ---- types ----
 
@@ -127,33 +106,33 @@ class _Writer:
         if schema is False:
             return _Type("never")
         self._depth += 1
-        found = self._resolve(_as_schema(schema))
+        found = self._refs.resolve(as_schema(schema))
         if found.recursive is not None:
             self._recursive.add(found.recursive)
-            result = _Type(self._name(found.recursive))
+            result = _Type(self._refs.name(found.recursive))
         else:
-            self._active += found.pointers
+            self._refs.active += found.pointers
             result = self._structure(found.schema, indent)
-            del self._active[len(self._active) - len(found.pointers) :]
+            del self._refs.active[len(self._refs.active) - len(found.pointers) :]
             for pointer in found.pointers:
                 if pointer in self._recursive:
-                    result = result._replace(text=f"/* {self._name(pointer)} */ {result.text}")
+                    result = result._replace(text=f"/* {self._refs.name(pointer)} */ {result.text}")
         self._depth -= 1
         self._num_chars += len(result.text)
         return _with_null(result) if found.schema.get("nullable") is True else result
 
-    def _structure(self, schema: _Schema, indent: str) -> _Type:
+    def _structure(self, schema: Schema, indent: str) -> _Type:
         """The type of a schema without reference: what its keywords ask for, all at once."""
         if schema.get("not") in (True, _EMPTY):
             return _Type("never")
         if "const" in schema:
             return _literals([schema["const"]])
-        enum = _array(schema, "enum")
+        enum = array_of(schema, "enum")
         if enum:
             return _literals(enum)
         parts: list[_Type] = []
-        alternatives = [key for key in ("oneOf", "anyOf") if _array(schema, key)]
-        all_of = _array(schema, "allOf")
+        alternatives = [key for key in ("oneOf", "anyOf") if array_of(schema, key)]
+        all_of = array_of(schema, "allOf")
         if not (alternatives or all_of) or _has_members(schema):
             parts.append(self._by_type(schema, indent))
         parts += [self.type_of(member, indent) for member in all_of]
@@ -166,7 +145,7 @@ class _Writer:
         texts = list(dict.fromkeys(part.text if part.is_atom else f"({part.text})" for part in said))
         return _Type(" & ".join(texts), is_atom=len(texts) == 1, has_null=all(part.has_null for part in said))
 
-    def _by_type(self, schema: _Schema, indent: str) -> _Type:
+    def _by_type(self, schema: Schema, indent: str) -> _Type:
         kind = schema.get("type")
         if isinstance(kind, Sequence) and not isinstance(kind, str):
             types = [self._named_type(name, schema, indent) for name in kind if isinstance(name, str)]
@@ -180,7 +159,7 @@ class _Writer:
             return self._named_type("array", schema, indent)
         return _Type("any")
 
-    def _named_type(self, name: str, schema: _Schema, indent: str) -> _Type:
+    def _named_type(self, name: str, schema: Schema, indent: str) -> _Type:
         if name == "object":
             return _Type(self._object(schema, indent))
         if name == "array":
@@ -189,9 +168,9 @@ class _Writer:
             return _Type("null", has_null=True)
         return _Type(_PRIMITIVES.get(name, "any"))
 
-    def _array_type(self, schema: _Schema, indent: str) -> str:
+    def _array_type(self, schema: Schema, indent: str) -> str:
         items = schema.get("items")
-        heads = _array(schema, "prefixItems")
+        heads = array_of(schema, "prefixItems")
         rest: JsonValue = items
         if not heads and isinstance(items, Sequence) and not isinstance(items, str):
             heads, rest = list(items), schema.get("additionalItems")
@@ -210,9 +189,9 @@ class _Writer:
 
     # ---- unions ----
 
-    def _union(self, schema: _Schema, key: str, indent: str) -> _Union | None:
+    def _union(self, schema: Schema, key: str, indent: str) -> _Union | None:
         """What the alternatives come to; None if they add nothing to the type beside them, as `required` does not."""
-        variants = _array(schema, key)
+        variants = array_of(schema, key)
         types = [self.type_of(variant, f"{indent}   ") for variant in variants]
         is_one_of = key == "oneOf"
         if all(t.text == "any" for t in types) and not (is_one_of and "type" not in schema):
@@ -221,7 +200,7 @@ class _Writer:
         is_tall = is_one_of or has_comments or any("\n" in t.text for t in types)
         return _Union(variants, types, is_tall=is_tall)
 
-    def _union_type(self, schema: _Schema, key: str, indent: str) -> _Type:
+    def _union_type(self, schema: Schema, key: str, indent: str) -> _Type:
         """A union in the place of a type; the tall form starts on a new line."""
         union = self._union(schema, key, indent)
         if union is None:
@@ -234,12 +213,12 @@ class _Writer:
 
     # ---- objects ----
 
-    def _object(self, schema: _Schema, indent: str) -> str:
-        required = {name for name in _array(schema, "required") if isinstance(name, str)}
+    def _object(self, schema: Schema, indent: str) -> str:
+        required = {name for name in array_of(schema, "required") if isinstance(name, str)}
         out = [_comment(schema.get("description"), indent), "{\n"]
-        for key, value in _object_of(schema, "properties").items():
+        for key, value in object_of(schema, "properties").items():
             out.append(self._property(key, value, indent, is_required=key in required))
-        for pattern, value in _object_of(schema, "patternProperties").items():
+        for pattern, value in object_of(schema, "patternProperties").items():
             text = self.type_of(value, f"{indent}    ").text
             out.append(f"{indent}[key: string]: {text}, // keys: {_one_line(pattern)}\n")
         extra = schema.get("additionalProperties")
@@ -280,93 +259,20 @@ class _Writer:
         """The alternatives of a property that is a union and nothing else."""
         if not isinstance(value, Mapping):
             return None
-        found = self._resolve(value)
+        found = self._refs.resolve(value)
         schema = found.schema
-        key = "oneOf" if _array(schema, "oneOf") else "anyOf"
-        variants = _array(schema, key)
-        is_more = _has_members(schema) or "const" in schema or any(_array(schema, k) for k in ("enum", "allOf"))
-        if not variants or found.pointers or is_more or (key == "oneOf" and _array(schema, "anyOf")):
+        key = "oneOf" if array_of(schema, "oneOf") else "anyOf"
+        variants = array_of(schema, key)
+        is_more = _has_members(schema) or "const" in schema or any(array_of(schema, k) for k in ("enum", "allOf"))
+        if not variants or found.pointers or is_more or (key == "oneOf" and array_of(schema, "anyOf")):
             return None
         if schema.get("nullable") is True:
             schema = {**schema, key: [*variants, {"type": "null"}]}
         return self._union(schema, key, indent)
 
-    def _annotations(self, schema: JsonValue) -> _Schema:
+    def _annotations(self, schema: JsonValue) -> Schema:
         """The keywords that become comments: the schema's own, over those of the definition that it refers to."""
-        return self._resolve(schema).schema if isinstance(schema, Mapping) else _EMPTY
-
-    # ---- references ----
-
-    def _resolve(self, schema: _Schema) -> _Resolved:
-        """Follows `$ref`, and an `allOf` of one member, which is how older writers put text beside a reference."""
-        if "$ref" not in schema and "allOf" not in schema:
-            return _Resolved(schema, (), None)
-        pointers: list[str] = []
-        while True:
-            all_of = _array(schema, "allOf")
-            if isinstance(pointer := schema.get("$ref"), str):
-                beside = {key: value for key, value in schema.items() if key not in ("$ref", "$defs", "definitions")}
-                if pointer in self._active:
-                    return _Resolved(beside, tuple(pointers), pointer)
-                if pointer in pointers:
-                    raise InvalidInputError(f"the reference {pointer!r} leads back to itself", param="schema")
-                target = self._look_up(pointer)
-                if isinstance(target, Mapping) and _clash(target, beside):
-                    notes = {key: value for key, value in beside.items() if key not in _STRUCTURE}
-                    return _Resolved({**notes, "allOf": [{"$ref": pointer}, beside]}, tuple(pointers), None)
-                pointers.append(pointer)
-            elif len(all_of) == 1 and isinstance(all_of[0], Mapping):
-                beside = {key: value for key, value in schema.items() if key != "allOf"}
-                target = all_of[0]
-                if _clash(target, beside):
-                    return _Resolved(schema, tuple(pointers), None)
-            else:
-                return _Resolved(schema, tuple(pointers), None)
-            if isinstance(target, bool):
-                return _Resolved(beside if target else {**beside, "not": True}, tuple(pointers), None)
-            schema = {**_as_schema(target), **beside}
-
-    def _look_up(self, pointer: str) -> JsonValue:
-        missing = InvalidInputError(
-            f"the reference {pointer!r} leads nowhere in this schema; put the definition under $defs and refer to it "
-            "as '#/$defs/Name'",
-            param="schema",
-        )
-        if not pointer.startswith("#"):
-            raise missing
-        fragment = unquote(pointer[1:])
-        place = cast("JsonValue", self._root)
-        if fragment and not fragment.startswith("/"):
-            return self._anchor(fragment, missing)
-        for raw in fragment.split("/")[1:]:
-            step = raw.replace("~1", "/").replace("~0", "~")
-            if isinstance(place, Mapping) and step in place:
-                place = place[step]
-            elif isinstance(place, list | tuple) and step.isdecimal() and int(step) < len(place):
-                place = place[int(step)]
-            else:
-                raise missing
-        return place
-
-    def _anchor(self, name: str, missing: InvalidInputError) -> JsonValue:
-        root = _as_schema(self._root)
-        for key in ("$defs", "definitions"):
-            for value in _object_of(root, key).values():
-                if isinstance(value, Mapping) and value.get("$anchor") == name:
-                    return value
-        raise missing
-
-    def _name(self, pointer: str) -> str:
-        if pointer not in self._names:
-            last = unquote(pointer).rstrip("/").rsplit("/", 1)[-1].lstrip("#")
-            stem = re.sub(r"\W", "_", last) or "Arguments"
-            stem = f"_{stem}" if stem[0].isdigit() else stem
-            taken = set(self._names.values())
-            name, n = stem, 2
-            while name in taken:
-                name, n = f"{stem}{n}", n + 1
-            self._names[pointer] = name
-        return self._names[pointer]
+        return self._refs.resolve(schema).schema if isinstance(schema, Mapping) else _EMPTY
 
 
 # ---- pieces of text ----
@@ -402,21 +308,21 @@ def _key(name: object) -> str:
     return name if name.replace("$", "_").isidentifier() else compact_json(name)
 
 
-def _examples(schema: _Schema, indent: str) -> str:
-    examples = _array(schema, "examples")
+def _examples(schema: Schema, indent: str) -> str:
+    examples = array_of(schema, "examples")
     if not examples:
         return ""
     return "".join([f"{indent}// Examples:\n", *(f"{indent}// - {compact_json(example)}\n" for example in examples)])
 
 
-def _default(schema: _Schema, *, quote_enum: bool) -> str:
+def _default(schema: Schema, *, quote_enum: bool) -> str:
     value = schema["default"]
-    if isinstance(value, str) and _array(schema, "enum") and not quote_enum and _PLAIN.fullmatch(value):
+    if isinstance(value, str) and array_of(schema, "enum") and not quote_enum and _PLAIN.fullmatch(value):
         return f"default: {value}"
     return f"default: {compact_json(value)}"
 
 
-def _remarks(schema: _Schema, *, quote_enum: bool = False) -> list[str]:
+def _remarks(schema: Schema, *, quote_enum: bool = False) -> list[str]:
     """Default, then limits; those of an array's elements too."""
     found = [_default(schema, quote_enum=quote_enum)] if "default" in schema else []
     found += _limits(schema)
@@ -426,7 +332,7 @@ def _remarks(schema: _Schema, *, quote_enum: bool = False) -> list[str]:
     return found
 
 
-def _limits(schema: _Schema) -> list[str]:
+def _limits(schema: Schema) -> list[str]:
     if _LIMITS.isdisjoint(schema):
         return []
     found: list[str] = []
@@ -439,7 +345,7 @@ def _limits(schema: _Schema) -> list[str]:
     return found
 
 
-def _tail(schema: _Schema, *, quote_enum: bool = False, with_text: bool = False) -> str:
+def _tail(schema: Schema, *, quote_enum: bool = False, with_text: bool = False) -> str:
     """The comment behind a type: its description if asked for, default and limits."""
     remarks = ", ".join(_remarks(schema, quote_enum=quote_enum))
     description = schema.get("description") if with_text else None
@@ -448,32 +354,9 @@ def _tail(schema: _Schema, *, quote_enum: bool = False, with_text: bool = False)
     return f" // {' '.join(said)}" if said else ""
 
 
-def _as_schema(value: object) -> _Schema:
-    if isinstance(value, Mapping):
-        return cast("_Schema", value)
-    raise InvalidInputError(
-        f"{type(value).__name__} stands where a JSON Schema should; use an object, true or false", param="schema"
-    )
-
-
-def _is_object(schema: _Schema) -> bool:
+def _is_object(schema: Schema) -> bool:
     return not _OBJECT_KEYS.isdisjoint(schema) and any(isinstance(schema.get(key), Mapping) for key in _OBJECT_KEYS)
 
 
-def _has_members(schema: _Schema) -> bool:
+def _has_members(schema: Schema) -> bool:
     return _is_object(schema) or "items" in schema or "prefixItems" in schema
-
-
-def _clash(target: _Schema, beside: _Schema) -> bool:
-    """Whether both ask for something of the same kind, so that one cannot just be laid over the other."""
-    return any(key in target and key in beside for key in _STRUCTURE)
-
-
-def _array(schema: _Schema, key: str) -> Sequence[JsonValue]:
-    value = schema.get(key)
-    return value if value is not None and isinstance(value, list | tuple) else ()
-
-
-def _object_of(schema: _Schema, key: str) -> Mapping[str, JsonValue]:
-    value = schema.get(key)
-    return value if isinstance(value, Mapping) else {}

@@ -209,6 +209,10 @@ def test_types_of_one_line(schema: Any, text: str) -> None:
             "x: {\n    a?: any,\n    } & (\n     | any\n     | {\n       b?: never,\n       }),\n",
         ),
         (
+            {"type": "array", "items": {"type": "string"}, "anyOf": [{"minItems": 1}, {"maxItems": 0}]},
+            "x: string[],\n",
+        ),
+        (
             {"allOf": [{"properties": {"a": True}}, {"properties": {"b": True}}]},
             "x: {\n    a?: any,\n    } & {\n    b?: any,\n    },\n",
         ),
@@ -248,6 +252,15 @@ DEFS = {
         ({"allOf": [{"$ref": "#/$defs/Unit"}], "default": "f"}, '// unit\nx: "c" | "f", // default: f\n'),
         ({"anyOf": [{"$ref": "#/$defs/Leaf"}, {"type": "null"}]}, "x:\n | {\n   a?: string,\n   }\n | null\n,\n"),
         ({"type": "array", "items": {"$ref": "#/$defs/Leaf"}}, "x: {\n    a?: string,\n    }[],\n"),
+        (
+            {"$ref": "#/$defs/Leaf", "properties": {"b": True}, "description": "both"},
+            "// both\nx: {\n    a?: string,\n    } &     // both\n{\n    b?: any,\n    },\n",
+        ),
+        (
+            {"allOf": [{"$ref": "#/$defs/Leaf"}], "properties": {"b": True}},
+            "x: {\n    a?: string,\n    } & {\n    b?: any,\n    },\n",
+        ),
+        ({"$ref": "#/$defs/Leaf", "additionalProperties": False}, "x: {\n    a?: string,\n    },\n"),
         (
             {"$ref": "#/$defs/Node"},
             "x: /* Node */ {\n    next?: Node,\n    },\n",
