@@ -62,7 +62,10 @@ class TokenReader:
         return b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
 
     def sections(self, ids: Iterable[int]) -> list[Section]:
-        """Cuts a header at its control tokens, leaving out what opened or ended it (`<|start|>`, `<|message|>`, stops)."""
+        """Cuts a header at its control tokens.
+
+        `<|start|>`, `<|message|>` and stop tokens, which open or end a header, are left out.
+        """
         sections: list[Section] = []
         marker: ControlToken | None = None
         text: list[int] = []

@@ -22,6 +22,7 @@ from ossia.harmony.parse import (
     RepairKind,
     parse,
 )
+from ossia.harmony.prune import prune_vocabulary
 from ossia.harmony.render import render
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.harmony.vocab import ControlToken
@@ -230,6 +231,17 @@ def test_finish_twice_and_push_afterwards(tokenizer: Tokenizer) -> None:
 def test_unknown_role_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(InvalidInputError, match="'assistant' for a completion or None"):
         HarmonyParser(tokenizer, role="user")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_smaller_vocabulary_has_other_ids_and_the_same_outcome(tokenizer: Tokenizer) -> None:
+    small = Tokenizer(prune_vocabulary({}, size=512))
+    for case in EXPECTED["cases"]:
+        text = MALFORMED[case["id"]]
+        ours, full = (
+            parse(t.encode_with_specials(text), tokenizer=t, tools=EXPECTED["tools"]) for t in (small, tokenizer)
+        )
+        assert as_dicts(ours.messages) == as_dicts(full.messages)
+        assert (kinds(ours), ours.finish) == (kinds(full), full.finish)
 
 
 def test_a_megabyte_in_a_header_or_a_body(tokenizer: Tokenizer) -> None:
