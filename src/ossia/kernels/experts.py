@@ -2,7 +2,7 @@
 
 - a token or a few (decoding): one matrix product for each pair of token and expert;
 - many tokens: sort the pairs by expert, one product an expert (needs the counts on the host);
-- a GPU with bfloat16, or under torch.compile: the same sorting and one grouped product, with no host synchronisation
+- bfloat16 on a GPU, or under torch.compile: the same sorting and one grouped product, with no host synchronisation
   and no control flow that depends on data.
 
 All give each token the sum of its experts' outputs by the router's weights, and all can be differentiated.
@@ -67,7 +67,7 @@ def expert_mlp(
     """
     if _can_group(x, experts):
         run = _run_grouped
-    elif x.shape[0] <= FEW_TOKENS:
+    elif 0 < x.shape[0] <= FEW_TOKENS:
         run = _run_pairs
     else:
         run = _run_sorted
@@ -160,17 +160,15 @@ def _add_up(out: Tensor, weights: Tensor) -> Tensor:
 
 
 def _can_group(x: Tensor, experts: ExpertWeights) -> bool:
-    """Whether the grouped product takes these: dense bfloat16 whose rows are multiples of 16 bytes, on a GPU.
+    """Whether the grouped product takes these: dense bfloat16 whose rows are multiples of 16 bytes.
 
-    Under torch.compile it is the only way without control flow that depends on data, whatever the device.
+    On a CPU it only loops inside, so there it runs under torch.compile alone, where the other ways break the graph.
     """
     if not isinstance(experts.gate_up, Tensor) or not isinstance(experts.down, Tensor) or x.shape[0] == 0:
         return False
-    if torch.compiler.is_compiling():
-        return True
-    is_aligned = x.shape[1] % 8 == 0 and experts.down.shape[2] % 8 == 0
     is_bfloat16 = x.dtype == experts.gate_up.dtype == torch.bfloat16
-    return x.is_cuda and is_bfloat16 and is_aligned
+    is_aligned = x.shape[1] % 8 == 0 and experts.down.shape[2] % 8 == 0
+    return is_bfloat16 and is_aligned and (x.is_cuda or torch.compiler.is_compiling())
 
 
 def _grouped_mm(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
