@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -40,8 +41,18 @@ def command(
 
     It goes tensor by tensor, so memory stays small; DST appears once everything is written.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     from ossia.model.checkpoint.convert import convert
     from ossia.model.checkpoint.load import resolve_model
 
-    convert(resolve_model(source), target, format=target_format.value)
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        item = bar.add_task("converting", total=None)
+        convert(
+            resolve_model(source),
+            target,
+            format=target_format.value,
+            progress=lambda done, total: bar.update(item, completed=done, total=total),
+        )
     typer.echo(f"wrote {target} ({target_format.value})")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from ossia.cli.options import examples
 from ossia.cli.sizes import DEVICES, longest_context, measure
 
 if TYPE_CHECKING:
-    from ossia.model.config import ModelConfig
+    from ossia.cli.loading import FoundModel
 
 EXAMPLES = examples(
     "ossia info openai/gpt-oss-20b",
@@ -35,20 +34,22 @@ def command(
 
     The published models need no download: their configs are built in.
     """
-    from ossia.cli.loading import find_config
+    from ossia.cli.loading import find
 
-    found = find_config(model)
-    record = describe(model, found.config, folder=found.folder)
+    found = find(model)
+    record = describe(model, found)
     typer.echo(json.dumps(record) if as_json else as_text(record))
 
 
-def describe(name: str, config: ModelConfig, *, folder: Path | None) -> dict[str, Any]:
+def describe(name: str, found: FoundModel) -> dict[str, Any]:
     """All that is printed, as JSON types. Sizes are bytes."""
+    config = found.config
     sizes = measure(config)
     return {
         "model": name,
-        "folder": None if folder is None else str(folder),
-        "files_bytes": None if folder is None else sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        "folder": None if found.folder is None else str(found.folder),
+        "format": found.format,
+        "files_bytes": found.num_bytes,
         "parameters": sizes.num_parameters,
         "active_parameters": sizes.num_active_parameters,
         "context_length": config.max_position_embeddings,
@@ -100,7 +101,7 @@ def as_text(record: dict[str, Any]) -> str:
     shape, kv = record["shape"], record["kv_cache_bytes"]
     lines = [
         f"{record['model']}"
-        + (f"  ({record['folder']})" if record["folder"] else "  (built-in config; no weights needed)"),
+        + (f"  ({record['folder']})" if record["folder"] else "  (not on this machine; its config is built in)"),
         "",
         f"parameters   {record['parameters']:,} in all, {record['active_parameters']:,} at work for a token",
         f"layers       {shape['layers']}, hidden {shape['hidden']}; {shape['heads']} heads of {shape['head_dim']}, "
@@ -113,7 +114,7 @@ def as_text(record: dict[str, Any]) -> str:
         f"KV cache     {kv['per_token']:,} bytes a token, {human(kv['full_context'])} for a full context",
     ]
     if record["files_bytes"] is not None:
-        lines.insert(-1, f"files        {human(record['files_bytes'])} of safetensors")
+        lines.insert(-1, f"files        {human(record['files_bytes'])} of safetensors, {record['format']}")
     lines += ["", "What fits where: the longest context beside the weights (one sequence, 16-bit KV cache)"]
     lines += [
         f"  {row['device']:24} {human(row['memory_bytes']):>10}   MXFP4 {context(row['mxfp4_context']):>9}   "

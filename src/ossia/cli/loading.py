@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ossia.core.errors import CorruptFileError, InvalidInputError, MissingFileError
+from ossia.core.errors import CorruptFileError, InvalidInputError
 from ossia.core.paths import models_home
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ossia.model.config import ModelConfig
     from ossia.model.transformer import Transformer
 
-UNPACK_BELOW = 1 << 30
-"""Bytes: a model that is this small unpacked is unpacked, since plain matrices are faster to multiply with."""
+SMALL_BYTES = 1 << 30
+"""A model that takes less in float32 is small: on a CPU it is loaded so, since bfloat16 products are slow on many."""
 SMALL_MODEL_THREADS = 4
 """The matrices of a small model are over before more threads have met."""
 
@@ -69,74 +69,75 @@ def load(name_or_path: str, *, device: str = "auto") -> LoadedModel:
     """
     import torch
 
-    from ossia.harmony.hf_tokenizer import load_tokenizer
-    from ossia.model.checkpoint.load import load_model, resolve_model
+    from ossia.model.checkpoint.load import load_model, read_config, resolve_model
 
     folder = resolve_model(name_or_path)
     config = read_config(folder)
     place = choose_device(device)
-    # bfloat16 products are slow on many processors, but only a small model can afford the bytes of float32.
-    dtype = torch.float32 if place.type == "cpu" and is_small(config) else torch.bfloat16
-    if place.type == "cpu" and is_small(config) and "OMP_NUM_THREADS" not in os.environ:
+    is_small_on_cpu = place.type == "cpu" and is_small(config)
+    dtype = torch.float32 if is_small_on_cpu else torch.bfloat16
+    if is_small_on_cpu and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), SMALL_MODEL_THREADS))
     raw = read_json_if_any(folder / "config.json")
     return LoadedModel(
         name=name_or_path,
-        model=load_model(folder, device=place, dtype=dtype, packed_experts=False if is_small(config) else None),
-        tokenizer=load_tokenizer(folder),
+        model=load_model(folder, device=place, dtype=dtype),
+        tokenizer=find_tokenizer(folder, vocab_size=config.vocab_size),
         identity=read_identity(raw),
         sampling=read_sampling(read_json_if_any(folder / "generation_config.json")),
     )
 
 
-class FoundConfig(NamedTuple):
-    """A model's config, and the folder that holds the model (None for a published one that is not on this machine)."""
+class FoundModel(NamedTuple):
+    """A model's config, and what is on this machine of it: nothing, for a published one that was not fetched."""
 
     config: ModelConfig
-    folder: Path | None
+    folder: Path | None = None
+    format: str | None = None
+    num_bytes: int | None = None
 
 
-def find_config(name_or_path: str) -> FoundConfig:
-    """Find a model's config; those of the published models are built in, so they need no folder.
+def find(name_or_path: str) -> FoundModel:
+    """Find a model and check its files; the configs of the published ones are built in, so they need no folder.
 
     Raises:
         ModelNotFoundError: the name leads to nothing on this machine.
-        CheckpointError: the config cannot be read.
+        CheckpointError: its folder cannot be read.
     """
     from ossia.model.config import PUBLISHED
 
-    if name_or_path in PUBLISHED and not Path(name_or_path).exists():
-        folder = models_home() / name_or_path
-        return FoundConfig(PUBLISHED[name_or_path], folder if folder.is_dir() else None)
+    if name_or_path in PUBLISHED and not Path(name_or_path).is_dir() and not (models_home() / name_or_path).is_dir():
+        return FoundModel(PUBLISHED[name_or_path])
+
     from ossia.model.checkpoint.load import resolve_model
+    from ossia.model.checkpoint.source import Checkpoint
 
-    folder = resolve_model(name_or_path)
-    return FoundConfig(read_config(folder), folder)
+    opened = Checkpoint.open(resolve_model(name_or_path))
+    return FoundModel(opened.config, opened.folder, opened.layout.name, opened.files.num_bytes)
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """The config of a model folder, in the words of Hugging Face or of OpenAI's original layout.
+def find_tokenizer(folder: Path, *, vocab_size: int) -> Tokenizer:
+    """The tokenizer of a model folder. OpenAI's original layout comes without one: it lies a folder up, or is o200k's.
 
     Raises:
-        MissingFileError: there is no config.json.
-        CheckpointError: it cannot be read, or describes another architecture.
+        MissingFileError: there is none, and the vocabulary is not o200k_harmony.
+        CorruptFileError, VocabularyError: it cannot be understood.
     """
-    from ossia.model.config import ModelConfig
+    from ossia.harmony.hf_tokenizer import TOKENIZER_FILE, load_tokenizer
+    from ossia.harmony.tokenizer import Tokenizer
+    from ossia.harmony.vocab import O200K_VOCAB_SIZE
 
-    path = folder / "config.json"
-    if not path.is_file():
-        raise MissingFileError(f"{path} is missing; a model folder needs it")
-    raw = read_json_if_any(path)
-    # OpenAI's own file names no model type and counts "num_experts"; Hugging Face's has "num_local_experts".
-    is_original = "model_type" not in raw and "num_experts" in raw
-    return ModelConfig.from_original(raw) if is_original else ModelConfig.from_hf(raw)
+    for place in (folder, folder.parent if folder.name == "original" else folder):
+        if (place / TOKENIZER_FILE).is_file():
+            return load_tokenizer(place)
+    return Tokenizer.o200k_harmony() if vocab_size == O200K_VOCAB_SIZE else load_tokenizer(folder)
 
 
 def is_small(config: ModelConfig) -> bool:
     """Whether the model takes little memory even in float32 with its experts unpacked."""
     from ossia.model.config import num_parameters
 
-    return 4 * num_parameters(config) <= UNPACK_BELOW
+    return 4 * num_parameters(config) < SMALL_BYTES
 
 
 def choose_device(name: str) -> Any:

@@ -17,6 +17,13 @@ def command(
     repo_id: Annotated[
         str, typer.Argument(metavar="REPO", help="A repository on the hub, such as openai/gpt-oss-20b.")
     ],
+    original: Annotated[
+        bool, typer.Option("--original", help="Fetch OpenAI's own layout instead of the Hugging Face one.")
+    ] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A branch, tag or commit. Default: the newest.", show_default=False),
+    ] = None,
 ) -> None:
     """Fetch a model from the Hugging Face hub.
 
@@ -24,5 +31,5 @@ def command(
     """
     from ossia.model.checkpoint.load import pull
 
-    typer.echo(f"{repo_id} is in {pull(repo_id)}")
+    typer.echo(f"{repo_id} is in {pull(repo_id, original=original, revision=revision)}")
     typer.echo(f"Talk to it with: ossia chat {repo_id}", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -95,28 +95,23 @@ class Turn:
             self.num_tokens += 1
             self.seconds = time.perf_counter() - start
             self.seconds_to_first = self.seconds_to_first or self.seconds
-            text = ""
-            for event in self._parser.push(token):
-                if isinstance(event, MessageStart):
-                    kind = kind_of(event)
-                elif isinstance(event, ContentDelta):
-                    text += event.text
+            kind, text = read_events(self._parser.push(token), kind)
             self.num_reasoning_tokens += kind is Kind.REASONING
             yield Delta(kind, text)
             if self._parser.is_done:  # also where the model begins to speak for others
                 break
-        rest = "".join(event.text for event in self.finish() if isinstance(event, ContentDelta))
-        if rest:
-            yield Delta(kind, rest)
+        rest = read_events(self._parser.finish(), kind)
+        if rest.text:
+            yield rest
 
     def run(self) -> None:
         """Sample the whole turn, for those who only want what came of it."""
         for _ in self:
             pass
 
-    def finish(self) -> list[Event]:
-        """Close the parser, also after an interruption; what it still had to say."""
-        return self._parser.finish()
+    def finish(self) -> None:
+        """Close a turn that was interrupted; of one that was iterated to its end nothing is left to close."""
+        self._parser.finish()
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -139,6 +134,17 @@ class Turn:
     @property
     def answer(self) -> str:
         return self.text_of(Kind.ANSWER)
+
+
+def read_events(events: Iterable[Event], kind: Kind | None) -> Delta:
+    """The text that events bring, and what it belongs to, where `kind` is what the text before them belonged to."""
+    text = ""
+    for event in events:
+        if isinstance(event, MessageStart):
+            kind = kind_of(event)
+        elif isinstance(event, ContentDelta):
+            text += event.text
+    return Delta(kind, text)
 
 
 def kind_of(message: MessageStart | Message) -> Kind:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ossia.cli import info
+from ossia.cli.loading import FoundModel
 from ossia.model.config import PUBLISHED
 
 
@@ -27,11 +28,11 @@ def test_published_models_as_json(run: Any) -> None:
     assert {row["device"] for row in record["fits"]} >= {"80 GB GPU (H100)"}
 
 
-def test_a_folder_says_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model.safetensors").write_bytes(bytes(3 << 20))
-    record = info.describe("mine", PUBLISHED["openai/gpt-oss-20b"], folder=tmp_path)
+def test_a_folder_says_its_bytes(tmp_path: Path) -> None:
+    found = FoundModel(PUBLISHED["openai/gpt-oss-20b"], tmp_path, "hf-bf16", 3 << 20)
+    record = info.describe("mine", found)
     assert record["files_bytes"] == 3 << 20
-    assert "3.0 MiB of safetensors" in info.as_text(record)
+    assert "3.0 MiB of safetensors, hf-bf16" in info.as_text(record)
     assert str(tmp_path) in info.as_text(record)
 
 

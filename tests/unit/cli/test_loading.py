@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,17 @@ from ossia.cli.loading import (
     Identity,
     SamplingDefaults,
     choose_device,
-    find_config,
+    find,
+    find_tokenizer,
     is_small,
-    read_config,
     read_identity,
     read_json_if_any,
     read_sampling,
 )
-from ossia.core.errors import CorruptFileError, InvalidInputError, MissingFileError
+from ossia.core.errors import CorruptFileError, InvalidInputError, MissingFileError, ModelNotFoundError
+from ossia.harmony.hf_tokenizer import write_tokenizer_folder
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.harmony.vocab import ControlToken, Vocabulary
 from ossia.model.config import PUBLISHED, ModelConfig
 
 CHATGPT = Identity(
@@ -48,22 +50,25 @@ def test_json_files(tmp_path: Path) -> None:
         read_json_if_any(path)
 
 
-def test_configs_in_both_spellings(tmp_path: Path) -> None:
-    config = PUBLISHED["openai/gpt-oss-20b"]
-    with pytest.raises(MissingFileError, match=r"config\.json"):
-        read_config(tmp_path)
-    for raw in (config.to_hf(), config.to_original()):
-        (tmp_path / "config.json").write_text(json.dumps(raw))
-        read = read_config(tmp_path)
-        assert isinstance(read, ModelConfig)
-        assert (read.num_local_experts, read.hidden_size, read.rope) == (32, 2880, config.rope)
-
-
 def test_published_configs_need_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSSIA_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    found = find_config("openai/gpt-oss-120b")
-    assert (found.config.num_local_experts, found.folder) == (128, None)
+    found = find("openai/gpt-oss-120b")
+    assert (found.config.num_local_experts, found.folder, found.format) == (128, None, None)
+    with pytest.raises(ModelNotFoundError, match="someone/else"):
+        find("someone/else")
+
+
+def test_the_tokenizer_may_lie_a_folder_up_or_be_built_in(tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    original.mkdir()
+    assert find_tokenizer(original, vocab_size=201_088) is Tokenizer.o200k_harmony()
+    with pytest.raises(MissingFileError, match=r"tokenizer\.json"):
+        find_tokenizer(original, vocab_size=300)
+    ranks = {bytes([value]): value for value in range(256)}
+    specials = {str(name): 256 + place for place, name in enumerate(ControlToken)}
+    write_tokenizer_folder(Tokenizer(Vocabulary(ranks=ranks, specials=specials, size=300)), tmp_path)
+    assert find_tokenizer(original, vocab_size=300).encode("é") == [0xC3, 0xA9]
 
 
 def test_small_models_are_unpacked() -> None:

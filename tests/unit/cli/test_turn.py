@@ -78,6 +78,12 @@ def test_cut_off_inside_the_answer_keeps_what_is_there(script: Any) -> None:
     assert turn.finish_reason == "length"
 
 
+def test_an_answer_without_a_header_is_streamed_when_the_turn_ends(script: Any) -> None:
+    script.completions[:] = ["I would rather not say"]
+    turn = make_turn(script)
+    assert joined(list(turn), Kind.ANSWER) == turn.answer == "I would rather not say"
+
+
 def test_a_character_cut_in_half_becomes_a_replacement_at_the_end(script: Any) -> None:
     tokenizer = script.loaded.tokenizer
     head = tokenizer.encode_with_specials("<|channel|>final<|message|>")

@@ -70,14 +70,14 @@ def answer(chat: Chat, text: str) -> Turn | None:
         return turn
     chat.session.keep(text, turn)
     if remark := remark_on(turn):
-        chat.display.note(remark)
+        chat.display.note(f"({remark})")
     return turn
 
 
 def remark_on(turn: Turn) -> str:
     """What the user should know of a turn that did not end in an answer."""
     if turn.finish_reason == FinishReason.LENGTH:
-        return "(cut off: the token limit or the end of the context is reached; /new starts a new conversation)"
+        return "cut off: the token limit or the end of the context is reached"
     if turn.finish_reason == FinishReason.TOOL_CALL:
-        return "(the model asked for a tool; chat has none)"
-    return "" if turn.answer else "(the model ended its turn without an answer)"
+        return "the model asked for a tool; chat has none"
+    return "" if turn.answer else "the model ended its turn without an answer"
