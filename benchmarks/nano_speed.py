@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.timing import results_folder
+
 from ossia.evals.environment import describe
 from ossia.evals.report import markdown_table, write_text
 from ossia.evals.run import load_evaluated, render_prompt

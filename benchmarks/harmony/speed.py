@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import itertools
 import json
 import math
 import os
@@ -26,16 +27,20 @@ from benchmarks.timing import (
     results_folder,
     time_once,
 )
+
 from ossia.evals.environment import describe
 from ossia.evals.report import markdown_table, write_text
-from ossia.harmony.conversation_json import conversation_from_dict
-from ossia.harmony.parse import HarmonyParser, parse
+from ossia.harmony.message import conversation_from_dict
+from ossia.harmony.parse import ContentDelta, HarmonyParser, parse
 from ossia.harmony.render import render
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.harmony.vocab import load_o200k_ranks
 
 COMMAND = "python -m benchmarks.harmony.speed"
+UNSEEN = 256
+"""More distinct system and tool texts than the renderer remembers."""
 LINEAR_SIZES = (250_000, 500_000, 1_000_000)
+PEER_SIZE = 20_000
 LINEAR_UNITS = {
     "one letter": "a",
     "spaces": " ",
@@ -58,7 +63,7 @@ def main() -> None:
         for measure in (measure_encode, measure_decode, measure_render, measure_parse)
         for row in measure(tokenizer, peer, rounds=options.rounds)
     ]
-    linear = measure_linear(tokenizer)
+    linear = measure_linear(tokenizer, peer)
     record = {
         "command": COMMAND,
         "environment": describe(packages=("ossia", "openai-harmony", "tiktoken")),
@@ -125,26 +130,46 @@ def measure_decode(tokenizer: Tokenizer, peer: Any, *, rounds: int) -> list[Comp
 
 
 def measure_render(tokenizer: Tokenizer, peer: Any, *, rounds: int) -> list[Comparison]:
-    """Render ready-made conversation objects for the assistant's next turn."""
+    """Render for the assistant's next turn: conversation objects at hand, and from JSON with texts never seen before.
+
+    The latter is what a server does for a new client. Ossia keeps the tokens of the last system and developer texts,
+    so the records differ, and there are more of them than it keeps.
+    """
     import openai_harmony
 
+    role = openai_harmony.Role.ASSISTANT
+
+    def render_ours(conversation: Any) -> list[int]:
+        return render(conversation, tokenizer=tokenizer, next_role="assistant")
+
+    def render_peer(conversation: Any) -> list[int]:
+        return peer.render_conversation_for_completion(conversation, role)
+
     rows: list[Comparison] = []
-    for name, record in (
-        ("short chat", texts.short_conversation()),
-        ("12 tools and a call", texts.tool_conversation()),
-    ):
-        ours = conversation_from_dict(record)
-        theirs = openai_harmony.Conversation.from_json(json.dumps(record))
-        role = openai_harmony.Role.ASSISTANT
-        ids = render(ours, tokenizer=tokenizer, next_role="assistant")
-        if ids != peer.render_conversation_for_completion(theirs, role):
+    for name, make in (("short chat", texts.short_conversation), ("12 tools and a call", texts.tool_conversation)):
+        records = [make(note=f"Note {index}.") for index in range(UNSEEN)]
+        ours = conversation_from_dict(records[0])
+        theirs = openai_harmony.Conversation.from_json(json.dumps(records[0]))
+        ids = render_ours(ours)
+        if ids != render_peer(theirs):
             raise AssertionError(f"render, {name}: the two libraries do not agree, so there is nothing to compare")
+        size = f"{len(ids):,} tokens"
         rows.append(
             compare(
                 f"render, {name}",
-                size=f"{len(ids):,} tokens",
-                ours=partial(render, ours, tokenizer=tokenizer, next_role="assistant"),
-                peer=partial(peer.render_conversation_for_completion, theirs, role),
+                size=size,
+                ours=partial(render_ours, ours),
+                peer=partial(render_peer, theirs),
+                rounds=rounds,
+            )
+        )
+        lines_ours, lines_peer = (itertools.cycle([json.dumps(record) for record in records]) for _ in range(2))
+        rows.append(
+            compare(
+                f"render, {name}, JSON unseen",
+                size=size,
+                ours=lambda lines=lines_ours: render_ours(conversation_from_dict(json.loads(next(lines)))),
+                peer=lambda lines=lines_peer: render_peer(openai_harmony.Conversation.from_json(next(lines))),
                 rounds=rounds,
             )
         )
@@ -159,7 +184,7 @@ def measure_parse(tokenizer: Tokenizer, peer: Any, *, rounds: int) -> list[Compa
 
     def stream_ours(ids: list[int]) -> str:
         parser = HarmonyParser(tokenizer, role="assistant")
-        pieces = [event.text for token in ids for event in parser.push(token) if hasattr(event, "text")]
+        pieces = [event.text for token in ids for event in parser.push(token) if isinstance(event, ContentDelta)]
         parser.finish()
         return "".join(pieces)
 
@@ -200,16 +225,29 @@ def measure_parse(tokenizer: Tokenizer, peer: Any, *, rounds: int) -> list[Compa
     return rows
 
 
-def measure_linear(tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Encode runs of one thing at three sizes, best of three each. The growth is 1.0 where time is linear."""
+def measure_linear(tokenizer: Tokenizer, peer: Any) -> list[dict[str, Any]]:
+    """Encode runs of one thing at three sizes, best of five each. The growth is 1.0 where time is linear.
+
+    The peer gets one run of a small size only: its time is quadratic, so a large one would take minutes.
+    """
     rows: list[dict[str, Any]] = []
     for name, unit in LINEAR_UNITS.items():
         seconds: list[float] = []
         for size in LINEAR_SIZES:
             text = texts.take(unit, size)
-            seconds.append(min(time_once(partial(tokenizer.encode, text), loops=1) for _ in range(3)))
+            seconds.append(min(time_once(partial(tokenizer.encode, text), loops=1) for _ in range(5)))
         growth = math.log(seconds[-1] / seconds[0]) / math.log(LINEAR_SIZES[-1] / LINEAR_SIZES[0])
-        rows.append({"name": name, "sizes": list(LINEAR_SIZES), "seconds": seconds, "growth": round(growth, 2)})
+        peer_seconds = time_once(partial(peer.encode, texts.take(unit, PEER_SIZE), disallowed_special=()), loops=1)
+        rows.append(
+            {
+                "name": name,
+                "sizes": list(LINEAR_SIZES),
+                "seconds": seconds,
+                "growth": round(growth, 2),
+                "peer_size": PEER_SIZE,
+                "peer_seconds": peer_seconds,
+            }
+        )
     return rows
 
 
@@ -227,7 +265,12 @@ def render_page(record: dict[str, Any], comparisons: list[Comparison]) -> str:
     """The results as a Markdown page."""
     environment = record["environment"]
     linear = [
-        [row["name"], *(format_seconds(seconds) for seconds in row["seconds"]), str(row["growth"])]
+        [
+            row["name"],
+            *(format_seconds(seconds) for seconds in row["seconds"]),
+            str(row["growth"]),
+            format_seconds(row["peer_seconds"]),
+        ]
         for row in record["linear"]
     ]
     versions = ", ".join(f"{name} {value}" for name, value in environment.items() if name != "hardware")
@@ -235,17 +278,25 @@ def render_page(record: dict[str, Any], comparisons: list[Comparison]) -> str:
         [
             "# Speed of harmony",
             "",
-            "Beside openai-harmony in the same process, samples taken in turns, medians. The last column says how many",
-            "times as fast Ossia is; before timing, the results of both are checked to be equal.",
+            "Beside openai-harmony in the same process: samples taken in turns, medians of CPU time. The last column",
+            "says how many times as fast Ossia is. Before timing, the results of both are checked to be equal.",
             "",
             markdown_table(["", "size", "Ossia", "openai-harmony", "as fast"], comparison_rows(comparisons)),
             "",
             "## Linear time",
             "",
-            "Encoding runs of one thing, best of three. Growth is the exponent of size from the smallest to the",
-            "largest text: 1 is linear, 2 quadratic.",
+            "Encoding runs of one thing, best of five. Growth is the exponent of size from the smallest to the",
+            "largest text: 1 is linear, 2 quadratic. Such a run is one piece, the worst case of byte-pair encoding.",
             "",
-            markdown_table(["run of", *(f"{size:,} characters" for size in LINEAR_SIZES), "growth"], linear),
+            markdown_table(
+                [
+                    "run of",
+                    *(f"{size:,} characters" for size in LINEAR_SIZES),
+                    "growth",
+                    f"openai-harmony, {PEER_SIZE:,} characters",
+                ],
+                linear,
+            ),
             "",
             "## How it was measured",
             "",

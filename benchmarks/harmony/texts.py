@@ -83,30 +83,32 @@ def take(text: str, size: int) -> str:
     return (text * -(-size // len(text)))[:size]
 
 
-def short_conversation() -> dict[str, Any]:
-    """A system message and three turns, in harmony's JSON form."""
+def short_conversation(*, note: str) -> dict[str, Any]:
+    """A system message and three turns, in harmony's JSON form; `note` makes its long texts unlike others."""
     return {
         "messages": [
-            {"role": "system", "content": [system_content()]},
-            text_message("user", SHORT_CHAT),
+            {"role": "system", "content": [system_content(note)]},
+            text_message("user", f"{SHORT_CHAT} {note}"),
             text_message("assistant", "With pleasure. Do you prefer walking or trams?", channel="final"),
             text_message("user", "Walking, mostly."),
         ]
     }
 
 
-def tool_conversation(num_tools: int = 12) -> dict[str, Any]:
-    """A developer message that declares functions, a call, its result, and a question."""
+def tool_conversation(num_tools: int = 12, *, note: str) -> dict[str, Any]:
+    """A developer message that declares functions, a question, a call and its result; `note` as above."""
     return {
         "messages": [
-            {"role": "system", "content": [system_content()]},
+            {"role": "system", "content": [system_content(note)]},
             {
                 "role": "developer",
                 "content": [
                     {
                         "type": "developer_content",
                         "instructions": "Answer with the tools where they help.",
-                        "tools": {"functions": {"name": "functions", "description": None, "tools": tools(num_tools)}},
+                        "tools": {
+                            "functions": {"name": "functions", "description": None, "tools": tools(num_tools, note)}
+                        },
                     }
                 ],
             },
@@ -128,11 +130,11 @@ def tool_conversation(num_tools: int = 12) -> dict[str, Any]:
     }
 
 
-def system_content() -> dict[str, Any]:
-    """The usual system message."""
+def system_content(note: str) -> dict[str, Any]:
+    """The usual system message and a note."""
     return {
         "type": "system_content",
-        "model_identity": "You are ChatGPT, a large language model trained by OpenAI.",
+        "model_identity": f"You are ChatGPT, a large language model trained by OpenAI. {note}",
         "reasoning_effort": "Medium",
         "conversation_start_date": "2025-06-28",
         "knowledge_cutoff": "2024-06",
@@ -140,12 +142,12 @@ def system_content() -> dict[str, Any]:
     }
 
 
-def tools(count: int) -> list[dict[str, Any]]:
+def tools(count: int, note: str) -> list[dict[str, Any]]:
     """Functions with nested, optional and enumerated parameters."""
     return [
         {
             "name": f"get_weather_{index}",
-            "description": "Gets the current weather in a city.",
+            "description": f"Gets the current weather in a city. {note}",
             "parameters": {
                 "type": "object",
                 "properties": {

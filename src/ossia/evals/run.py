@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ossia.core.errors import InvalidInputError
 from ossia.evals.environment import describe
@@ -107,7 +107,7 @@ def load_evaluated(name_or_path: str, *, device: str = "cpu", dtype: str = "auto
     import torch
 
     from ossia.harmony.hf_tokenizer import load_tokenizer
-    from ossia.model.checkpoint.load import load_model, read_config, resolve_model
+    from ossia.model.checkpoint import load_model, read_config, resolve_model
     from ossia.model.config import num_parameters
 
     folder = resolve_model(name_or_path)
@@ -119,7 +119,7 @@ def load_evaluated(name_or_path: str, *, device: str = "cpu", dtype: str = "auto
     if dtype not in dtypes:
         raise InvalidInputError(f"dtype {dtype!r} is not one of {', '.join(dtypes)}", param="dtype")
     is_small = num_parameters(read_config(folder)) < UNPACK_BELOW
-    own = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("ossia", {})
+    own = read_identity(folder)
     return Evaluated(
         name=name_or_path,
         model=load_model(folder, device=device, dtype=dtypes[dtype], packed_experts=False if is_small else None),
@@ -128,6 +128,13 @@ def load_evaluated(name_or_path: str, *, device: str = "cpu", dtype: str = "auto
         knowledge_cutoff=own.get("knowledge_cutoff"),
         weights_sha256=hash_weights(folder),
     )
+
+
+def read_identity(folder: Path) -> Mapping[str, Any]:
+    """What the folder's config.json says under `ossia`: model_identity and knowledge_cutoff; empty without it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own = config.get("ossia")
+    return own if isinstance(own, dict) else {}
 
 
 def hash_weights(folder: Path) -> str:

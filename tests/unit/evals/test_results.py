@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -89,7 +90,7 @@ def test_tasks_and_efforts_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"cells": 3}', '{"cells": [{"task": "add"}]}'])
-def test_other_files_are_refused(tmp_path, text: str) -> None:
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(CorruptFileError, match="ossia eval"):

@@ -1,15 +1,29 @@
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
 
 from ossia.core.errors import InvalidInputError
 from ossia.evals import batched
-from ossia.evals.run import Evaluated, Request, draw_problems, hash_weights, judge, render_prompt, run_eval
+from ossia.evals.run import (
+    Evaluated,
+    Request,
+    draw_problems,
+    hash_weights,
+    judge,
+    load_evaluated,
+    render_prompt,
+    run_eval,
+)
+from ossia.harmony.hf_tokenizer import write_tokenizer_folder
 from ossia.harmony.message import Effort
+from ossia.harmony.prune import count_tokens, prune_vocabulary
 from ossia.harmony.tokenizer import Tokenizer
+from ossia.model.checkpoint import save_checkpoint
 from ossia.model.config import ModelConfig
 from ossia.model.transformer import Transformer
 from ossia.tasks.base import Problem, Solution
@@ -22,10 +36,15 @@ MAX_TOKENS = 96
 def evaluated() -> Evaluated:
     """A random model just large enough for the real vocabulary."""
     tokenizer = Tokenizer.o200k_harmony()
+    model = small_model(vocab_size=tokenizer.vocab_size)
+    return Evaluated(name="random", model=model, tokenizer=tokenizer, model_identity="You are a test.")
+
+
+def small_model(*, vocab_size: int) -> Transformer:
     config = ModelConfig.from_hf(
         {
             "model_type": "gpt_oss",
-            "vocab_size": tokenizer.vocab_size,
+            "vocab_size": vocab_size,
             "hidden_size": 32,
             "intermediate_size": 32,
             "num_hidden_layers": 1,
@@ -43,7 +62,7 @@ def evaluated() -> Evaluated:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
-    return Evaluated(name="random", model=model.eval(), tokenizer=tokenizer, model_identity="You are a test.")
+    return model.eval()
 
 
 class Parity:
@@ -186,7 +205,29 @@ def test_the_prompt_says_the_identity_and_the_effort(evaluated: Evaluated) -> No
     assert text.endswith("<|start|>user<|message|>Hi<|end|><|start|>assistant")
 
 
-def test_hash_depends_on_every_weights_file(tmp_path) -> None:
+def test_a_folder_is_loaded_with_its_identity(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    whole = Tokenizer.o200k_harmony()
+    vocabulary = prune_vocabulary(count_tokens(["How many rs are in strawberry?"], whole), size=512)
+    model = small_model(vocab_size=512)
+    save_checkpoint(model, folder, format="hf-mxfp4")
+    write_tokenizer_folder(Tokenizer(vocabulary), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["ossia"] = {"model_identity": "You are tiny.", "knowledge_cutoff": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = load_evaluated(str(folder))
+    text = loaded.tokenizer.decode(render_prompt(loaded, "Hi", effort=Effort.LOW))
+    assert text.startswith("<|start|>system<|message|>You are tiny.\nCurrent date: 2026-01-01\n\nReasoning: low")
+    assert loaded.model.embed_tokens.weight.dtype == torch.float32
+    assert not loaded.model.layers[0].mlp.experts.is_packed
+    assert loaded.weights_sha256 == hash_weights(folder)
+    results = run_eval(loaded, tasks={"parity": Parity()}, num_problems=2, max_tokens=4)
+    assert [cell.effort for cell in results.cells] == list(Effort)
+    with pytest.raises(InvalidInputError, match="float16"):
+        load_evaluated(str(folder), dtype="float16")
+
+
+def test_hash_depends_on_every_weights_file(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"1")
     one = hash_weights(tmp_path)
     (tmp_path / "b.safetensors").write_bytes(b"2")
