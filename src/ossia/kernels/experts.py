@@ -12,7 +12,7 @@ All give each token the sum of its experts' outputs by the router's weights, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -106,15 +106,14 @@ def _run_pairs(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Tens
     """Pair by pair, the activation and the sum for all pairs at once."""
     A = indices.shape[1]
     chosen = indices.flatten().tolist()
-    gate_up = torch.stack(
-        [torch.mv(_matrix(experts.gate_up, expert, x.dtype), x[pair // A]) for pair, expert in enumerate(chosen)]
-    )
-    flat = indices.flatten()
-    hidden = activate(gate_up + experts.gate_up_bias[flat])
-    out = torch.stack(
-        [torch.mv(_matrix(experts.down, expert, x.dtype), hidden[pair]) for pair, expert in enumerate(chosen)]
-    )
-    return _add_up(out + experts.down_bias[flat], weights)
+    tokens = x.unbind(0)
+
+    def rows_of(weight: Tensor | Mxfp4, bias: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        pairs = zip(chosen, inputs, strict=True)
+        return torch.stack([torch.addmv(bias[e], _matrix(weight, e, x.dtype), row) for e, row in pairs])
+
+    gate_up = rows_of(experts.gate_up, experts.gate_up_bias, [tokens[pair // A] for pair in range(len(chosen))])
+    return _add_up(rows_of(experts.down, experts.down_bias, activate(gate_up).unbind(0)), weights)
 
 
 def _run_sorted(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Tensor, activate: Activation) -> Tensor:
@@ -147,9 +146,9 @@ def _run_grouped(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Te
     assert isinstance(experts.gate_up, Tensor)
     assert isinstance(experts.down, Tensor)
     rows = _SortPairs.apply(x, order, inverse, indices.shape[1])
-    gate_up = _grouped_mm(rows, experts.gate_up.transpose(-2, -1), ends) + owner @ experts.gate_up_bias
+    gate_up = functional.grouped_mm(rows, experts.gate_up.transpose(-2, -1), offs=ends) + owner @ experts.gate_up_bias
     hidden = activate(gate_up)
-    out = _grouped_mm(hidden, experts.down.transpose(-2, -1), ends) + owner @ experts.down_bias
+    out = functional.grouped_mm(hidden, experts.down.transpose(-2, -1), offs=ends) + owner @ experts.down_bias
     return _add_up(_Unsort.apply(out, order, inverse), weights)
 
 
@@ -169,12 +168,6 @@ def _can_group(x: Tensor, experts: ExpertWeights) -> bool:
     is_bfloat16 = x.dtype == experts.gate_up.dtype == torch.bfloat16
     is_aligned = x.shape[1] % 8 == 0 and experts.down.shape[2] % 8 == 0
     return is_bfloat16 and is_aligned and (x.is_cuda or torch.compiler.is_compiling())
-
-
-def _grouped_mm(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """rows [P, I] sorted by expert, weight [E, I, O], ends [E] int32 where each expert's rows end -> [P, O]."""
-    grouped_mm: Callable[..., Tensor] = getattr(functional, "grouped_mm", None) or torch._grouped_mm
-    return grouped_mm(rows, weight, offs=ends)
 
 
 class _SortPairs(torch.autograd.Function):

@@ -90,8 +90,9 @@ def _generate(model: Transformer, prompt: list[int], options: GenerationOptions,
         dtype=weight.dtype,
         device=weight.device,
     )
-    for begin in range(0, len(prompt), PREFILL_CHUNK):
-        logits = next_logits(model, prompt[begin : begin + PREFILL_CHUNK], cache=cache)
+    for begin in range(0, len(prompt) - PREFILL_CHUNK, PREFILL_CHUNK):
+        next_logits(model, prompt[begin : begin + PREFILL_CHUNK], cache=cache)
+    logits = next_logits(model, prompt[cache.length :], cache=cache)
     for index in range(max_tokens):
         token = _choose(logits, options, token_uniform(seed, index))
         yield token

@@ -271,7 +271,7 @@ def init_weights(model: Transformer, *, seed: int = 0) -> None:
     Raises:
         InvalidInputError: the experts are packed, which cannot be trained.
     """
-    if any(layer.mlp.experts.is_packed for layer in model.layers):
+    if any(isinstance(module, Experts) and module.is_packed for module in model.modules()):
         raise InvalidInputError("packed experts cannot be trained; build the model with packed_experts=False")
     generator = torch.Generator().manual_seed(seed)
     residual_std = INIT_STD / math.sqrt(2 * model.config.num_hidden_layers)

@@ -83,9 +83,9 @@ def forced(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return mlp
 
 
-def in_a_loop(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+def in_a_loop(rows: Tensor, weight: Tensor, *, offs: Tensor) -> Tensor:
     """What grouped_mm computes, for sizes that it does not take."""
-    starts = [0, *ends.tolist()]
+    starts = [0, *offs.tolist()]
     return torch.cat([rows[a:b] @ weight[e] for e, (a, b) in enumerate(itertools.pairwise(starts))])
 
 
@@ -116,7 +116,7 @@ def test_each_way_equals_float64(
     way: str, dtype: torch.dtype, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way == "grouped" and not is_aligned(shape):
-        monkeypatch.setattr(module, "_grouped_mm", in_a_loop)
+        monkeypatch.setattr(torch.nn.functional, "grouped_mm", in_a_loop)
     assert error(WAYS[way], shape, dtype) <= BOUNDS[dtype]
 
 

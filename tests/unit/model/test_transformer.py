@@ -141,8 +141,9 @@ def test_logits_are_float32() -> None:
     assert model.logits(hidden[-1:]).shape == (1, 67)
 
 
+@torch.no_grad()
 def test_bfloat16_is_near_float32() -> None:
-    """Eight layers' worth of roundings at 2^-8 that partly add up; a router near a tie could differ more, none here."""
+    """Two layers of some ten roundings at 2^-8 each, which partly add up."""
     model = make_model(num_hidden_layers=2)
     wide = model.logits(run(model, IDS))
     narrow = model.to(torch.bfloat16)
@@ -231,6 +232,7 @@ def test_sizes_that_cannot_be_packed_are_refused() -> None:
         Transformer(make_config(intermediate_size=40), packed_experts=True)
 
 
+@torch.no_grad()
 def test_initial_weights() -> None:
     model = Transformer(make_config(hidden_size=256, num_hidden_layers=8), dtype=torch.float32)
     init_weights(model, seed=3)
