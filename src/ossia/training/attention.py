@@ -1,4 +1,4 @@
-"""Attention over packed rows for training, by flex_attention, with sinks exact in the backward pass.
+"""Attention over packed rows for training, with sinks exact in the backward pass: by flex_attention on a GPU.
 
 With `lse` the log-sum-exp of a query's scores, softmax over the scores and the sink is the softmax over the scores
 alone times `sigmoid(lse - sink)`. flex_attention differentiates through the `lse` that it returns, so the sinks'
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
 
-class PackedRowAttention:
+class FlexRowAttention:
     """Causal attention in which a token sees its own document only, within the window on sliding layers."""
 
     def __init__(self, document_ids: Tensor, *, window: int, attend: Callable[..., Any] = flex_attention) -> None:
@@ -55,3 +55,27 @@ class PackedRowAttention:
         )
         kept = torch.sigmoid(aux.lse - sinks.float()[None, :, None])
         return (out * kept[..., None].to(out.dtype)).transpose(1, 2).reshape(q.shape)
+
+
+class DenseRowAttention:
+    """The same, written out over all pairs of tokens in a row: the reference, and the way on a CPU."""
+
+    def __init__(self, document_ids: Tensor, *, window: int) -> None:
+        """Prepare the masks of one batch; arguments as for FlexRowAttention."""
+        self.rows, self.length = document_ids.shape
+        place = torch.arange(self.length, device=document_ids.device)
+        distance = place[:, None] - place[None, :]
+        is_same = document_ids[:, :, None] == document_ids[:, None, :]
+        self._full = (is_same & (distance >= 0))[:, None]
+        self._near = self._full & (distance < window)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, sinks: Tensor, window: int | None) -> Tensor:
+        """Attend within each row: q [T, H, C], k and v [T, K, C], sinks [H] -> [T, H, C]."""
+        group = q.shape[1] // k.shape[1]
+        rows_q, rows_k, rows_v = (x.view(self.rows, self.length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        rows_k, rows_v = rows_k.repeat_interleave(group, dim=1), rows_v.repeat_interleave(group, dim=1)
+        scores = (rows_q @ rows_k.mT).float() * q.shape[-1] ** -0.5
+        scores = scores.masked_fill(~(self._near if window is not None else self._full), float("-inf"))
+        column = sinks.float()[None, :, None, None].expand(self.rows, -1, self.length, 1)
+        shares = torch.softmax(torch.cat((scores, column), dim=-1), dim=-1)[..., :-1]
+        return (shares.to(v.dtype) @ rows_v).transpose(1, 2).reshape(q.shape)

@@ -14,6 +14,13 @@ from ossia.model.config import ModelConfig
 T = TypeVar("T")
 
 
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or not value > 0:
+            raise InvalidInputError(f"{name} must be a positive number, got {value!r}", param=name)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """What batches are made of.
@@ -180,10 +187,3 @@ def _build(kind: type[T], raw: Mapping[str, Any], section: str) -> T:
         return kind(**values)
     except TypeError as error:
         raise InvalidInputError(f"[{section}]: {error}", param=section) from error
-
-
-def _require_positive(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int | float) or not value > 0:
-            raise InvalidInputError(f"{name} must be a positive number, got {value!r}", param=name)

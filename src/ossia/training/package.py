@@ -31,7 +31,9 @@ def package_model(weights: Mapping[str, Tensor], folder: Path, *, config: TrainC
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
     save_checkpoint(model, folder, format="hf-mxfp4")
-    write_tokenizer_folder(tokenizer, folder, chat_template=nano_chat_template(config.identity.model_identity))
+    identity = config.identity
+    template = nano_chat_template(identity.model_identity, knowledge_cutoff=identity.knowledge_cutoff)
+    write_tokenizer_folder(tokenizer, folder, chat_template=template)
     path = folder / "config.json"
     raw = json.loads(path.read_text(encoding="utf-8"))
     raw["ossia"] = {

@@ -7,14 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ossia.core.errors import VocabularyError
-from ossia.harmony.hf_tokenizer import load_tokenizer, write_tokenizer_folder
-from ossia.harmony.tokenizer import Tokenizer
-from ossia.model.config import ModelConfig
 from ossia.training.config import TrainConfig
 from ossia.training.package import package_model
 from ossia.training.trainer import Progress, Trainer
-from ossia.training.vocabulary import choose_vocabulary
+from ossia.training.vocabulary import prepare_tokenizer, with_special_ids
 
 
 def train(
@@ -45,33 +41,3 @@ def train(
     model_folder = folder / "model"
     package_model(trainer.master_weights(), model_folder, config=config, tokenizer=tokenizer)
     return model_folder
-
-
-def prepare_tokenizer(config: TrainConfig, folder: Path) -> Tokenizer:
-    """The run's tokenizer: the one in `folder/tokenizer`, else chosen for the mix and written there.
-
-    Raises:
-        VocabularyError: the tokenizer there has another size than the recipe's model.
-    """
-    tokenizer_folder = folder / "tokenizer"
-    if (tokenizer_folder / "tokenizer.json").is_file():
-        tokenizer = load_tokenizer(tokenizer_folder)
-        if tokenizer.vocab_size != config.model.vocab_size:
-            raise VocabularyError(
-                f"{tokenizer_folder} has {tokenizer.vocab_size} tokens, the recipe's model {config.model.vocab_size}; "
-                "delete the folder to choose anew"
-            )
-        return tokenizer
-    vocabulary = choose_vocabulary(config.data, identity=config.identity, size=config.model.vocab_size)
-    tokenizer = Tokenizer(vocabulary)
-    write_tokenizer_folder(tokenizer, tokenizer_folder)
-    return tokenizer
-
-
-def with_special_ids(config: TrainConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The model's config with the ids at which this tokenizer's generation stops."""
-    return replace(
-        config.model,
-        eos_token_ids=(tokenizer.return_, tokenizer.call, tokenizer.endoftext),
-        pad_token_id=tokenizer.endoftext,
-    )

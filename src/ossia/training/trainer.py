@@ -18,8 +18,8 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from ossia.core.errors import TrainingError
 from ossia.harmony.tokenizer import Tokenizer
-from ossia.model.transformer import Transformer, init_weights
-from ossia.training.attention import PackedRowAttention
+from ossia.model.transformer import AttentionBackend, Transformer, init_weights
+from ossia.training.attention import DenseRowAttention, FlexRowAttention
 from ossia.training.config import TrainConfig
 from ossia.training.data.packing import Batch, batches
 from ossia.training.loss import RecordingRouter, next_token_loss
@@ -75,7 +75,7 @@ class Trainer:
         self._attend: Callable[..., Any] = torch.compile(flex_attention) if is_compiled else flex_attention
         self._losses = torch.compile(self._compute_losses) if is_compiled else self._compute_losses
 
-    def _compute_losses(self, batch: Batch, attention: PackedRowAttention) -> StepLosses:
+    def _compute_losses(self, batch: Batch, attention: AttentionBackend) -> StepLosses:
         router = RecordingRouter()
         hidden = self.model(
             batch.ids.flatten(), positions=batch.positions.flatten(), attention=attention, router=router
@@ -130,13 +130,18 @@ class Trainer:
         self.save()
 
     def _train_step(self, batch: Batch, lr_scale: float) -> tuple[StepLosses, Tensor]:
-        attention = PackedRowAttention(batch.documents, window=self.config.model.sliding_window, attend=self._attend)
-        losses = self._losses(batch, attention)
+        losses = self._losses(batch, self._attention(batch))
         losses.total.backward()
         grad_norm = self.optimizer.step(scale=lr_scale)
         for parameter in self.model.parameters():
             parameter.grad = None
         return losses, grad_norm
+
+    def _attention(self, batch: Batch) -> AttentionBackend:
+        window = self.config.model.sliding_window
+        if self.device.type == "cuda":
+            return FlexRowAttention(batch.documents, window=window, attend=self._attend)
+        return DenseRowAttention(batch.documents, window=window)
 
     def _tokens_per_step(self) -> int:
         return self.config.data.rows * self.config.data.sequence_length

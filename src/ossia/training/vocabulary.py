@@ -5,12 +5,17 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
+from ossia.core.errors import VocabularyError
+from ossia.harmony.hf_tokenizer import load_tokenizer, write_tokenizer_folder
 from ossia.harmony.prune import count_tokens, prune_vocabulary
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.harmony.vocab import Vocabulary
+from ossia.model.config import ModelConfig
 from ossia.tasks.words import load_words
-from ossia.training.config import DataConfig, Identity
+from ossia.training.config import DataConfig, Identity, TrainConfig
 from ossia.training.data.examples import GPT_OSS_IDENTITY, ExampleSource
 
 FORCED = (
@@ -41,3 +46,33 @@ def choose_vocabulary(
             yield f" '{word}'"
 
     return prune_vocabulary(count_tokens(texts(), full), size=size, forced=FORCED)
+
+
+def prepare_tokenizer(config: TrainConfig, folder: Path) -> Tokenizer:
+    """The run's tokenizer: the one in `folder/tokenizer`, else chosen for the mix and written there.
+
+    Raises:
+        VocabularyError: the tokenizer there has another size than the recipe's model.
+    """
+    tokenizer_folder = folder / "tokenizer"
+    if (tokenizer_folder / "tokenizer.json").is_file():
+        tokenizer = load_tokenizer(tokenizer_folder)
+        if tokenizer.vocab_size != config.model.vocab_size:
+            raise VocabularyError(
+                f"{tokenizer_folder} has {tokenizer.vocab_size} tokens, the recipe's model {config.model.vocab_size}; "
+                "delete the folder to choose anew"
+            )
+        return tokenizer
+    vocabulary = choose_vocabulary(config.data, identity=config.identity, size=config.model.vocab_size)
+    tokenizer = Tokenizer(vocabulary)
+    write_tokenizer_folder(tokenizer, tokenizer_folder)
+    return tokenizer
+
+
+def with_special_ids(config: TrainConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The model's config with the ids at which this tokenizer's generation stops."""
+    return replace(
+        config.model,
+        eos_token_ids=(tokenizer.return_, tokenizer.call, tokenizer.endoftext),
+        pad_token_id=tokenizer.endoftext,
+    )
