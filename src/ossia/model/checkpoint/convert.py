@@ -7,6 +7,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ossia.core.errors import InvalidInputError, StorageError
+from ossia.harmony.hf_tokenizer import TOKENIZER_FILE, write_tokenizer_json
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.harmony.vocab import O200K_VOCAB_SIZE
+from ossia.model.checkpoint.original import ORIGINAL
 from ossia.model.checkpoint.save import save_checkpoint
 from ossia.model.checkpoint.source import ORIGINAL_FOLDER, Checkpoint
 from ossia.model.checkpoint.stream import Progress
@@ -35,7 +39,8 @@ def convert(
 ) -> None:
     """Write a model folder in another format, tensor by tensor, without building the model.
 
-    bfloat16 to MXFP4 rounds the experts; all other ways are exact. Tokenizer files come along.
+    bfloat16 to MXFP4 rounds the experts; all other ways are exact. Tokenizer files come along; OpenAI's layout has
+    none, so a Hugging Face folder made from it alone gets the tokenizer of the published models.
 
     Raises:
         InvalidInputError: the format is not known or cannot hold this model, or source and target are one folder.
@@ -48,11 +53,14 @@ def convert(
         raise InvalidInputError(f"source and target are both {source}; choose another folder to write", param="target")
     save_checkpoint(opened, target, format=format, max_shard_bytes=max_shard_bytes, progress=progress)
     opened.files.close()
+    found = companions(opened.folder)
     try:
-        for path in companions(opened.folder):
+        for path in found:
             shutil.copyfile(path, target / path.name)
     except OSError as error:
         raise StorageError(f"cannot copy the tokenizer to {target}: {error.strerror or error}") from error
+    if not found and format != ORIGINAL.name and opened.config.vocab_size == O200K_VOCAB_SIZE:
+        write_tokenizer_json(Tokenizer.o200k_harmony(), target / TOKENIZER_FILE)
 
 
 def companions(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ossia.harmony.vocab import O200K_VOCAB_SIZE
 from ossia.model.checkpoint.layout import PACKED, TRANSPOSED, Layout, expert_rules, table
 from ossia.model.config import ModelConfig
 
@@ -82,6 +83,6 @@ def generation_config_json(config: ModelConfig) -> dict[str, Any]:
     raw: dict[str, Any] = {"do_sample": True, "eos_token_id": list(config.eos_token_ids)}
     if config.pad_token_id is not None:
         raw["pad_token_id"] = config.pad_token_id
-    if config.vocab_size == 201088:
+    if config.vocab_size == O200K_VOCAB_SIZE:
         raw |= {"bos_token_id": 199998, "eos_token_id": [200002, 199999, 200012]}
     return raw

@@ -13,7 +13,7 @@ from torch import Tensor
 from ossia.model.checkpoint import hf, memory
 from ossia.model.checkpoint.layout import Layout, weights_of
 from ossia.model.checkpoint.original import dtypes_json
-from ossia.model.checkpoint.reader import INDEX_NAME
+from ossia.model.checkpoint.reader import INDEX_NAME, read_json
 from ossia.model.checkpoint.source import CONFIG_NAME, Checkpoint, require_format
 from ossia.model.checkpoint.staging import staged
 from ossia.model.checkpoint.stream import Progress, Source, transfer
@@ -103,7 +103,7 @@ def save_checkpoint(
 def _origin(model: Transformer | Checkpoint) -> Origin:
     if isinstance(model, Checkpoint):
         path = model.folder / GENERATION_NAME
-        generation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        generation = read_json(path) if path.is_file() else None
         return Origin(model.config, model, model.layout, model.raw_config, generation)
     is_packed = any(name.endswith("_blocks") for name, _ in model.named_buffers())
     layout = memory.PACKED_EXPERTS if is_packed else memory.DENSE

@@ -95,6 +95,8 @@ def parse_config(raw: dict[str, Any], *, where: Path) -> ModelConfig:
         return ModelConfig.from_original(raw) if is_original(raw) else ModelConfig.from_hf(raw)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{where}: {error}") from error
+    except InvalidInputError as error:
+        raise UnsupportedModelError(f"{where} describes an impossible model: {error}") from error
 
 
 def is_original(raw: dict[str, Any]) -> bool:
