@@ -30,13 +30,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, sinks: Tensor, window: int | N
     """
     T, H, C = q.shape
     S, K = k.shape[:2]
-    start = S - T
-    by_group = q.view(T, K, H // K, C)
     keys, values = k.permute(1, 2, 0), v.transpose(0, 1)  # [K, C, S] and [K, S, C], views
     grouped_sinks = sinks.view(K, H // K)
     if T == 1:  # one token being decoded sees all keys of its window: no mask
-        first = 0 if window is None else max(0, S - window)
-        return _attend(by_group[0], keys[:, :, first:], values[:, first:], sinks=grouped_sinks).view(1, H, C)
+        if window is not None and S > window:
+            keys, values = keys[:, :, S - window :], values[:, S - window :]
+        return _attend(q.view(K, H // K, C), keys, values, sinks=grouped_sinks).view(1, H, C)
+    by_group, start = q.view(T, K, H // K, C), S - T
     parts = []
     for begin in range(0, T, QUERY_CHUNK):
         end = min(begin + QUERY_CHUNK, T)
@@ -65,19 +65,19 @@ def hidden_keys(num_queries: int, num_keys: int, *, window: int | None, device: 
 
 def _attend(q: Tensor, keys: Tensor, values: Tensor, *, sinks: Tensor) -> Tensor:
     """q [K, M, C], keys [K, C, S], values [K, S, C], sinks [K, M] -> [K, M, C]: every query sees every key."""
-    scores = torch.matmul(q * q.shape[-1] ** -0.5, keys).float()
+    scores = torch.bmm(q * q.shape[-1] ** -0.5, keys).float()
     weights = torch.softmax(torch.cat((scores, sinks.float()[..., None]), dim=-1), dim=-1)[..., :-1]
-    return torch.matmul(weights.to(values.dtype), values)
+    return torch.bmm(weights.to(values.dtype), values)
 
 
 def _attend_chunk(q: Tensor, keys: Tensor, values: Tensor, *, sinks: Tensor, hidden: Tensor) -> Tensor:
     """q [T, K, M, C], keys [K, C, S], values [K, S, C], sinks [K, M], hidden [T, S] -> [T, H, C]."""
     T, K, M, C = q.shape
     rows = q.permute(1, 2, 0, 3).reshape(K, M * T, C)
-    scores = torch.matmul(rows * C**-0.5, keys).float().view(K, M, T, -1).masked_fill(hidden, float("-inf"))
+    scores = torch.bmm(rows * C**-0.5, keys).float().view(K, M, T, -1).masked_fill(hidden, float("-inf"))
     sink = sinks.float()[..., None, None].expand(K, M, T, 1)
     weights = torch.softmax(torch.cat((scores, sink), dim=-1), dim=-1)[..., :-1].to(values.dtype)
-    out = torch.matmul(weights.reshape(K, M * T, -1), values)
+    out = torch.bmm(weights.reshape(K, M * T, -1), values)
     return out.view(K, M, T, C).permute(2, 0, 1, 3).reshape(T, K * M, C)
 
 

@@ -273,5 +273,5 @@ def test_one_step_of_learning() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.2 < 3 < losses[0]
