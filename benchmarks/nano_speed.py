@@ -1,4 +1,4 @@
-"""Speed of the built-in nano on the CPU: tokens a second at batch 1, time from process start to the first token.
+"""Speed of the built-in nano on the CPU: tokens a second at batch 1, and how long `ossia chat` takes from its start.
 
 python -m benchmarks.nano_speed            writes benchmarks/results/nano-speed.md and .json
 python -m benchmarks.nano_speed --json     prints the JSON and writes nothing
@@ -19,7 +19,7 @@ from benchmarks.timing import results_folder
 
 from ossia.evals.environment import describe
 from ossia.evals.report import markdown_table, write_text
-from ossia.evals.run import load_evaluated, render_prompt
+from ossia.evals.run import Evaluated, load_evaluated, render_prompt
 from ossia.harmony.message import Effort
 
 COMMAND = "python -m benchmarks.nano_speed"
@@ -49,17 +49,21 @@ class Answer:
     rest: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """Seconds from starting `ossia chat` to its first output and to its end."""
+
+    first: float
+    whole: float
+
+
 def main() -> None:
     """Measure, then print or write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON, write no files")
     parser.add_argument("--model", default="nano", help="a model name or folder (default nano)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each question is asked (default 3)")
-    parser.add_argument("--first-token", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.first_token:
-        answer_one(options.model)
-        return
     record = measure(options.model, rounds=options.rounds)
     if options.json:
         json.dump(record, sys.stdout, indent=1)
@@ -73,7 +77,7 @@ def main() -> None:
 
 def measure(model: str, *, rounds: int) -> dict[str, Any]:
     """All figures, as JSON types."""
-    starts = [start_to_first_token(model) for _ in range(STARTS)]
+    starts = [time_chat(model) for _ in range(STARTS)]
     begin = time.perf_counter()
     evaluated = load_evaluated(model)
     load_seconds = time.perf_counter() - begin
@@ -83,7 +87,8 @@ def measure(model: str, *, rounds: int) -> dict[str, Any]:
         "environment": describe(),
         "model": model,
         "load_seconds": round(load_seconds, 3),
-        "start_to_first_token_seconds": round(statistics.median(starts), 3),
+        "chat_first_token_seconds": round(statistics.median(start.first for start in starts), 3),
+        "chat_whole_answer_seconds": round(statistics.median(start.whole for start in starts), 3),
         "tokens_per_second": round(
             sum(answer.num_generated - 1 for answer in answers) / sum(answer.rest for answer in answers), 1
         ),
@@ -96,36 +101,35 @@ def measure(model: str, *, rounds: int) -> dict[str, Any]:
     }
 
 
-def start_to_first_token(model: str) -> float:
-    """Seconds from starting a new Python to the first generated token: imports, loading, prefill."""
-    command = [sys.executable, "-m", "benchmarks.nano_speed", "--first-token", "--model", model]
+def time_chat(model: str) -> Start:
+    """Pipe a question into a fresh `ossia chat` and time its first output and its end: imports and loading count.
+
+    Raises:
+        RuntimeError: it gave no answer.
+    """
+    command = [sys.executable, "-m", "ossia.cli.main", "chat", model, "--show-reasoning", "--temperature", "0"]
     begin = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        line = process.stdout.readline()
-        seconds = time.perf_counter() - begin
-        process.stdout.read()
-    if process.returncode or not line:
-        raise RuntimeError(f"the measured process ended with {process.returncode} before its first token")
-    return seconds
+        process.stdin.write(QUESTIONS[0].encode())
+        process.stdin.close()
+        output = process.stdout.read(1)
+        first = time.perf_counter() - begin
+        output += process.stdout.read()
+    if process.returncode:
+        raise RuntimeError(f"ossia chat ended with {process.returncode}: {output.decode()}")
+    return Start(first=first, whole=time.perf_counter() - begin)
 
 
-def answer_one(model: str) -> None:
-    """Print a line when the first token of an answer is there (run in a process of its own)."""
-    from ossia.model.generate import GenerationOptions, generate
-
-    evaluated = load_evaluated(model)
-    ids = render_prompt(evaluated, QUESTIONS[0], effort=Effort.MEDIUM)
-    print(next(generate(evaluated.model, ids, options=GenerationOptions(temperature=0.0, max_tokens=1))), flush=True)
-
-
-def time_answer(evaluated: Any, question: str) -> Answer:
+def time_answer(evaluated: Evaluated, question: str) -> Answer:
     """Answer a question greedily at high effort with the naive, KV-cached `generate`."""
     from ossia.model.generate import GenerationOptions, generate
 
     tokenizer = evaluated.tokenizer
     ids = render_prompt(evaluated, question, effort=Effort.HIGH)
-    options = GenerationOptions(temperature=0.0, max_tokens=512, stop_ids=(tokenizer.return_, tokenizer.call))
+    stops = (tokenizer.return_, tokenizer.call, tokenizer.endoftext)
+    options = GenerationOptions(temperature=0.0, max_tokens=512, stop_ids=stops)
     begin = time.perf_counter()
     tokens = generate(evaluated.model, ids, options=options)
     next(tokens)
@@ -145,14 +149,16 @@ def render_page(record: dict[str, Any]) -> str:
         ["prefill", f"{record['prefill_tokens_per_second']:,} tokens/s"],
         ["first token, model loaded", f"{record['first_token_seconds']} s"],
         ["loading the model, torch imported", f"{record['load_seconds']} s"],
-        ["first token from process start", f"{record['start_to_first_token_seconds']} s"],
+        ["`ossia chat`, from process start to the first token", f"{record['chat_first_token_seconds']} s"],
+        ["`ossia chat`, from process start to the end of the answer", f"{record['chat_whole_answer_seconds']} s"],
     ]
     return "\n".join(
         [
             f"# Speed of {record['model']} on the CPU",
             "",
             f"{record['num_answers']} answers at high effort, {record['mean_tokens']} tokens each on average, one at a",
-            f"time. The time from process start is the median of {STARTS} fresh processes, and counts importing torch.",
+            f"time. Times of `ossia chat` are medians of {STARTS} fresh processes at medium effort, and include importing",
+            "torch.",
             "",
             markdown_table(["", ""], rows),
             "",
