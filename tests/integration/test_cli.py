@@ -87,6 +87,14 @@ def test_generate_is_repeatable(model_folder: Path) -> None:
     assert sampled["text"] != record["text"]
 
 
+def test_generation_config_is_heeded_unless_overruled(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "greedy"
+    shutil.copytree(model_folder, folder)
+    (folder / "generation_config.json").write_text('{"do_sample": false, "max_new_tokens": 12}')
+    assert generated(folder) == generated(model_folder, *GREEDY)
+    assert generated(folder, "--max-tokens", "3") == generated(model_folder, "--temperature", "0", "--max-tokens", "3")
+
+
 def test_chat_through_a_pipe(model_folder: Path) -> None:
     result = ossia("chat", model_folder, *GREEDY, stdin="Hello\n")
     assert result.returncode in (0, 1), result.stderr  # random weights need not reach an answer in 12 tokens

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 SMALL_BYTES = 1 << 30
 """A model that takes less in float32 is small: on a CPU it is loaded so, since bfloat16 products are slow on many."""
-SMALL_MODEL_THREADS = 4
-"""The matrices of a small model are over before more threads have met."""
+SMALL_MODEL_THREADS = 1
+"""The matrices of a small model are so quickly done that a second thread gains little on an idle machine, and costs a
+factor of ten on a busy one, where each of a token's hundreds of parallel sections waits for the thread that got no core."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,10 +34,15 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingDefaults:
-    """What generation_config.json recommends; without one, sampling from the model's own distribution."""
+    """What generation_config.json recommends; without one, sampling from the model's own distribution.
+
+    Attributes:
+        max_tokens: how long an answer may get (`max_new_tokens`); None for as long as the context holds.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +83,7 @@ def load(name_or_path: str, *, device: str = "auto") -> LoadedModel:
     is_small_on_cpu = place.type == "cpu" and is_small(config)
     dtype = torch.float32 if is_small_on_cpu else torch.bfloat16
     if is_small_on_cpu and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(torch.get_num_threads(), SMALL_MODEL_THREADS))
+        torch.set_num_threads(SMALL_MODEL_THREADS)
     raw = read_json_if_any(folder / "config.json")
     return LoadedModel(
         name=name_or_path,
@@ -177,10 +183,12 @@ def read_identity(config: Mapping[str, Any]) -> Identity:
 
 def read_sampling(config: Mapping[str, Any]) -> SamplingDefaults:
     """What a generation_config.json says, in Transformers' words: `do_sample: false` is greedy."""
-    if config.get("do_sample") is False:
-        return SamplingDefaults(temperature=0.0)
+    is_greedy = config.get("do_sample") is False
+    max_tokens = config.get("max_new_tokens")
     return SamplingDefaults(
-        temperature=float(config.get("temperature") or 1.0), top_p=float(config.get("top_p") or 1.0)
+        temperature=0.0 if is_greedy else float(config.get("temperature") or 1.0),
+        top_p=1.0 if is_greedy else float(config.get("top_p") or 1.0),
+        max_tokens=None if max_tokens is None else int(max_tokens),
     )
 
 

@@ -41,7 +41,7 @@ MaxTokens = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="At most so many tokens, reasoning included. Default: what fits the context.",
+        help="At most so many tokens, reasoning included. Default: the model's generation_config.json, else what fits.",
         show_default=False,
     ),
 ]

@@ -160,15 +160,16 @@ def sample(loaded: LoadedModel, prompt_ids: Sequence[int], *, choice: SamplingCh
     """Sample ids until a stop token (which comes too), the token limit or the end of the context."""
     from ossia.model.generate import GenerationOptions, generate
 
-    room = loaded.context_length - len(prompt_ids)
     defaults = loaded.sampling
+    room = loaded.context_length - len(prompt_ids)
+    limit = choice.max_tokens or defaults.max_tokens or room
     options = GenerationOptions(
         temperature=defaults.temperature if choice.temperature is None else choice.temperature,
         top_p=defaults.top_p if choice.top_p is None else choice.top_p,
         top_k=choice.top_k,
         min_p=choice.min_p,
         seed=choice.seed,
-        max_tokens=room if choice.max_tokens is None else min(room, choice.max_tokens),
+        max_tokens=min(room, limit),
         stop_ids=stop_ids(loaded),
     )
     return generate(loaded.model, prompt_ids, options=options)

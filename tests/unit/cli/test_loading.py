@@ -37,6 +37,7 @@ def test_sampling_defaults() -> None:
     assert read_sampling({"do_sample": False, "temperature": 0.7}) == SamplingDefaults(temperature=0.0, top_p=1.0)
     sampled = read_sampling({"do_sample": True, "temperature": 0.7, "top_p": 0.9})
     assert sampled == SamplingDefaults(temperature=0.7, top_p=0.9)
+    assert read_sampling({"max_new_tokens": 1024}).max_tokens == 1024
 
 
 def test_json_files(tmp_path: Path) -> None:
