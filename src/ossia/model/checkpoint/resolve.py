@@ -27,7 +27,8 @@ def resolve_model(name_or_path: str | Path) -> Path:
         if (PACKAGE_ROOT / BUILT_IN / "config.json").is_file():
             return PACKAGE_ROOT / BUILT_IN
         raise ModelNotFoundError(f"this installation lacks the built-in model ({PACKAGE_ROOT / BUILT_IN}); reinstall")
-    if (path := Path(name).expanduser()).is_dir():
+    path = Path(name).expanduser()
+    if name and path.is_dir():  # an empty path would be the current folder
         return path
     if is_repo_id(name):
         for folder in (pulled_folder(name), *cached_snapshots(name)):

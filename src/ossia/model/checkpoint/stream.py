@@ -11,9 +11,9 @@ from torch import Tensor
 from ossia.core.errors import TensorMismatchError
 from ossia.model.checkpoint.layout import Layout, Weight
 
-CHUNK_BYTES = 32 << 20
-"""About how much of a weight is in flight at once. It bounds the memory beside the model, and is far above the cost
-of a call."""
+CHUNK_BYTES = 8 << 20
+"""About how much of a weight, counted in float32, is in flight at once: small beside a model, large beside the cost of
+a few calls."""
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 """Dtypes that a file may have where a layout wants floats."""

@@ -97,18 +97,24 @@ def test_when_experts_stay_packed(make_config: Callable[..., ModelConfig]) -> No
 
 
 PEAK = """
-import resource, sys, torch
+import sys
 from pathlib import Path
+import torch
 from ossia.model.checkpoint import load_model
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def memory(field):
+    line = next(line for line in open("/proc/self/status") if line.startswith(field + ":"))
+    return int(line.split()[1]) * 1024
+
+open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far
+before = memory("VmRSS")
 model = load_model(Path(sys.argv[1]), packed_experts=sys.argv[2] == "packed", dtype=getattr(torch, sys.argv[3]))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-print(peak, sum(t.nbytes for t in model.state_dict().values()))
+print(memory("VmHWM") - before, sum(tensor.nbytes for tensor in model.state_dict().values()))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units, and pages are not given back at once")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process its own peak")
 @pytest.mark.parametrize(
     ("name", "experts", "dtype"),
     [
@@ -116,29 +122,29 @@ print(peak, sum(t.nbytes for t in model.state_dict().values()))
         ("hf-bf16", "dense", "float32"),
         ("hf-mxfp4", "packed", "bfloat16"),
         ("hf-mxfp4", "dense", "bfloat16"),
-        ("original", "packed", "bfloat16"),
     ],
 )
-def test_peak_memory_is_the_model_and_little_more(
-    tmp_path: Path, make_model: MakeModel, name: str, experts: str, dtype: str
-) -> None:
+def test_peak_memory_is_the_model_and_little_more(tmp_path: Path, name: str, experts: str, dtype: str) -> None:
     """The bound that the design promises, 1.15 times the model as loaded, in a process of its own."""
-    shape = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "num_experts_per_tok": 4}
     config = ModelConfig(
-        vocab_size=100_000,
+        vocab_size=50_000,
         hidden_size=1024,
         intermediate_size=1024,
         num_hidden_layers=4,
-        num_local_experts=16 if experts == "dense" else 64,
-        **shape,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=64,
+        num_local_experts={"hf-bf16": 8, "hf-mxfp4": 32 if experts == "packed" else 16}[name],
+        max_position_embeddings=4096,
     )
-    model = Transformer(config, packed_experts=experts == "packed" or name != "hf-bf16")
+    model = Transformer(config, packed_experts=name != "hf-bf16")
     for tensor in model.state_dict().values():
         tensor.fill_(120 if tensor.dtype == torch.uint8 else 0.5)
-    save_checkpoint(model, tmp_path, format=name, max_shard_bytes=300_000_000)
+    save_checkpoint(model, tmp_path, format=name, max_shard_bytes=100_000_000)
     del model
     command = [sys.executable, "-c", PEAK, str(tmp_path), experts, dtype]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     peak, loaded = map(int, result.stdout.split())
-    assert loaded > 400_000_000
+    print(f"{name} {experts} {dtype}: {loaded / 1e6:.0f} MB loaded, peak {peak / loaded:.3f} of it")
+    assert loaded > 300_000_000
     assert loaded < peak < 1.15 * loaded
