@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 SMALL_BYTES = 1 << 30
 """A model that takes less in float32 is small: on a CPU it is loaded so, since bfloat16 products are slow on many."""
 SMALL_MODEL_THREADS = 1
-"""The matrices of a small model are so quickly done that a second thread gains little on an idle machine, and costs a
-factor of ten on a busy one, where each of a token's hundreds of parallel sections waits for the thread that got no core."""
+"""The matrices of a small model are so quickly done that a second thread gains little on an idle machine. On a busy one
+it costs a factor of ten: each of a token's hundreds of parallel sections waits for the thread that got no core."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
