@@ -50,7 +50,7 @@ CONFIGS = {
         num_experts_per_tok=4,
         sliding_window=4,
         max_position_embeddings=128,
-        rope=RopeConfig(factor=1.0, original_max_position_embeddings=128),
+        rope=RopeConfig(factor=1.0),
         swiglu_limit=2.0,
         eos_token_ids=(1,),
         pad_token_id=None,
