@@ -33,7 +33,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, sinks: Tensor, window: int | N
     keys, values = k.permute(1, 2, 0), v.transpose(0, 1)  # [K, C, S] and [K, S, C], views
     grouped_sinks = sinks.view(K, H // K)
     if T == 1:  # one token being decoded sees all keys of its window: no mask
-        if window is not None and S > window:
+        if window is not None and window < S:
             keys, values = keys[:, :, S - window :], values[:, S - window :]
         return _attend(q.view(K, H // K, C), keys, values, sinks=grouped_sinks).view(1, H, C)
     by_group, start = q.view(T, K, H // K, C), S - T

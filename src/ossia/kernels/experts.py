@@ -129,7 +129,7 @@ def _run_sorted(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Ten
             outs.append(functional.linear(hidden, _matrix(experts.down, expert, x.dtype), experts.down_bias[expert]))
     if not outs:  # no tokens
         return torch.zeros_like(x)
-    return _add_up(torch.cat(outs)[order.argsort()], weights)
+    return _add_up(torch.cat(outs)[_inverse(order)], weights)
 
 
 def _run_grouped(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Tensor, activate: Activation) -> Tensor:
@@ -137,7 +137,7 @@ def _run_grouped(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Te
     E = experts.down_bias.shape[0]
     flat = indices.flatten()
     order = flat.argsort(stable=True)
-    inverse = order.argsort()
+    inverse = _inverse(order)
     one_hot = functional.one_hot(flat[order], E)
     ends = one_hot.sum(dim=0).cumsum(dim=0).to(torch.int32)
     # Adding a bias by a product with one-hot rows is exact, and its gradient is a product too; gathering the biases
@@ -150,6 +150,11 @@ def _run_grouped(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Te
     hidden = activate(gate_up)
     out = functional.grouped_mm(hidden, experts.down.transpose(-2, -1), offs=ends) + owner @ experts.down_bias
     return _add_up(_Unsort.apply(out, order, inverse), weights)
+
+
+def _inverse(order: Tensor) -> Tensor:
+    """The permutation that undoes `order`, [P]."""
+    return torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=order.device))
 
 
 def _add_up(out: Tensor, weights: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class Transformer(nn.Module):
         super().__init__()
         factory = Factory(dtype=dtype, device=torch.device(device))
         self.config = config
-        self.embed_tokens = Linear(config.vocab_size, config.hidden_size, factory, bias=False)
+        self.embed_tokens = Embedding(config, factory)
         self.layers = nn.ModuleList(
             Layer(config, index, factory, packed_experts=packed_experts) for index in range(config.num_hidden_layers)
         )
@@ -78,7 +78,7 @@ class Transformer(nn.Module):
         self.lm_head = Linear(config.vocab_size, config.hidden_size, factory, bias=False)
         self._rope: dict[torch.device, RopeTables] = {}
         if factory.device.type != "meta":
-            self.rope(factory.device)
+            self.rope(self.norm.weight.device)  # "cuda" has become "cuda:0"
 
     def forward(
         self,
@@ -89,7 +89,7 @@ class Transformer(nn.Module):
         router: RouterBackend | None = None,
     ) -> Tensor:
         """token_ids [T] and positions [T], both int, -> hidden states [T, D] after the final norm."""
-        x = functional.embedding(token_ids, self.embed_tokens.weight)
+        x = self.embed_tokens(token_ids)
         cos, sin = self.rope(x.device)
         rope = RopeTables(cos[positions].unsqueeze(1), sin[positions].unsqueeze(1))
         for layer in self.layers:
@@ -103,22 +103,23 @@ class Transformer(nn.Module):
     def rope(self, device: torch.device) -> RopeTables:
         """cos and sin of all positions, made at first use on a device.
 
-        They are no buffers, so that they stay float32 whatever the model is cast to.
+        They are no buffers, so that they stay float32 whatever the model is cast to. They are made on the CPU, so that
+        every device has the same.
         """
         if device not in self._rope:
-            config = self.config
-            frequencies = rope_frequencies(
-                config.head_dim,
-                theta=config.rope.theta,
-                factor=config.rope.factor,
-                beta_fast=config.rope.beta_fast,
-                beta_slow=config.rope.beta_slow,
-                original_max_position_embeddings=config.rope.original_max_position_embeddings,
-                truncate=config.rope.truncate,
-                device=device,
-            )
-            with torch.inference_mode(False):  # a table first made while generating must do for training, too
-                self._rope[device] = rope_tables(frequencies, num_positions=config.max_position_embeddings)
+            rope = self.config.rope
+            with torch.inference_mode(False):  # tables first made while generating must do for training, too
+                frequencies = rope_frequencies(
+                    self.config.head_dim,
+                    theta=rope.theta,
+                    factor=rope.factor,
+                    beta_fast=rope.beta_fast,
+                    beta_slow=rope.beta_slow,
+                    original_max_position_embeddings=rope.original_max_position_embeddings,
+                    truncate=rope.truncate,
+                )
+                cos, sin = rope_tables(frequencies, num_positions=self.config.max_position_embeddings)
+                self._rope[device] = RopeTables(cos.to(device), sin.to(device))
         return self._rope[device]
 
 
@@ -221,7 +222,20 @@ class Experts(nn.Module):
         return getattr(self, name)
 
 
+class Embedding(nn.Module):
+    """A row [D] for each token."""
+
+    def __init__(self, config: ModelConfig, factory: Factory) -> None:
+        super().__init__()
+        self.weight = factory.parameter(config.vocab_size, config.hidden_size)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return functional.embedding(token_ids, self.weight)
+
+
 class RMSNorm(nn.Module):
+    """Root-mean-square norm with a weight [D]."""
+
     def __init__(self, config: ModelConfig, factory: Factory) -> None:
         super().__init__()
         self.weight = factory.parameter(config.hidden_size)
