@@ -81,7 +81,8 @@ class SmallTalk:
                 break
         prompt = rng.choice(prompts)
         if not held_out:
-            prompt = _vary_writing(prompt, rng)
+            varied = _vary_writing(prompt, rng)
+            prompt = prompt if is_held_out(varied) else varied  # "bye!" must not become the held-out "bye"
         return Problem(
             task=self.name, prompt=prompt, answer=rng.choice(intent.answers), facts={"accept": intent.accept}
         )
