@@ -57,8 +57,8 @@ def test_questions_of_corpora_are_asked_in_training_only_if_not_held_out() -> No
 
 
 @given(seed=SEEDS)
-def test_held_out_templates_are_not_trained_on(seed: int) -> None:
-    """Compare without the words in the places: each prompt must fit a template of its own side."""
+def test_held_out_declines_are_asked_from_held_out_templates(seed: int) -> None:
+    """Compare without the words in the places."""
     templates = load_chat().decline.prompts
 
     def fits(template: str, prompt: str) -> bool:
@@ -68,5 +68,3 @@ def test_held_out_templates_are_not_trained_on(seed: int) -> None:
     held_out = [template for template in templates if is_held_out(template)]
     prompt = Decline().problem(random.Random(seed), held_out=True).prompt
     assert any(fits(template, prompt) for template in held_out)
-    prompt = Decline().problem(random.Random(seed), held_out=False).prompt
-    assert not any(fits(template, prompt) for template in held_out)
