@@ -108,6 +108,8 @@ class MuonAdamW:
     def _step_adamw(self, lr: float, clip: Tensor) -> None:
         beta1, beta2 = self.config.betas
         names = [name for name, p in self.split.adamw if p.grad is not None]
+        if not names:
+            return  # the foreach kernels refuse empty lists
         gradients = [p.grad.float() * clip for _, p in self.split.adamw if p.grad is not None]
         masters = [self.state[f"master.{name}"] for name in names]
         first = [self.state[f"first.{name}"] for name in names]
