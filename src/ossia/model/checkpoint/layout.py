@@ -69,6 +69,9 @@ class Part(NamedTuple):
     shape: Shape
     dtype: torch.dtype | None
 
+    def num_bytes(self, float_dtype: torch.dtype) -> int:
+        return math.prod(self.shape) * (self.dtype or float_dtype).itemsize
+
 
 class Codec(Protocol):
     """How a weight is laid out in one or more tensors.
@@ -238,6 +241,11 @@ def weights_of(config: ModelConfig) -> Iterator[Weight]:
             yield Weight(name=full, pattern=pattern, layer=n, shape=shape, kind=kind, groups=groups)
     yield _outside("norm.weight", (D,), Kind.NORM)
     yield _outside("lm_head.weight", (V, D), Kind.HEAD)
+
+
+def can_pack(config: ModelConfig) -> bool:
+    """Whether MXFP4 can hold the experts."""
+    return config.hidden_size % BLOCK == 0 and config.intermediate_size % BLOCK == 0
 
 
 def _outside(name: str, shape: Shape, kind: Kind) -> Weight:

@@ -155,10 +155,6 @@ class TensorFiles:
                 infos[name] = info
         return cls(folder, infos)
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(info.num_bytes for info in self.infos.values())
-
     def get(self, name: str) -> Tensor:
         """The tensor as a view of the mapped file: reading it pages it in, nothing is copied. Do not write to it."""
         info = self.infos[name]

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ossia.core.errors import StorageError
@@ -31,6 +31,7 @@ def staged(folder: Path, *, num_bytes: int, is_stale: Removable) -> Iterator[Pat
     """
     made: list[Path] = []
     aside: Path | None = None
+    is_done = False
     try:
         made = _make_folders(folder)
         free = shutil.disk_usage(folder).free
@@ -45,7 +46,7 @@ def staged(folder: Path, *, num_bytes: int, is_stale: Removable) -> Iterator[Pat
         old.mkdir()
         yield new
         _swap(folder, new=new, old=old, is_stale=is_stale)
-        made = []
+        is_done, made = True, []
     except OSError as error:
         raise StorageError(
             f"cannot write {folder}: {error.strerror or error}; what was there is untouched. "
@@ -53,7 +54,7 @@ def staged(folder: Path, *, num_bytes: int, is_stale: Removable) -> Iterator[Pat
         ) from error
     finally:
         if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
+            _clean(aside, is_done=is_done)
         for path in reversed(made):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -79,10 +80,20 @@ def _swap(folder: Path, *, new: Path, old: Path, is_stale: Removable) -> None:
             for name in names:
                 os.replace(source / name, target / name)
                 done.append((source / name, target / name))
-    except OSError:
+    except BaseException:  # also Ctrl-C
         for source, target in reversed(done):
             os.replace(target, source)
         raise
+
+
+def _clean(aside: Path, *, is_done: bool) -> None:
+    """Removes what lies aside, but never old files that could not be moved back."""
+    shutil.rmtree(aside / "new", ignore_errors=True)
+    if is_done:
+        shutil.rmtree(aside / "old", ignore_errors=True)
+    for path in (aside / "old", aside):
+        with suppress(OSError):
+            path.rmdir()
 
 
 def _sync(path: Path) -> None:

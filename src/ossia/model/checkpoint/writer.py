@@ -7,8 +7,8 @@ straight to its place: no shard is ever held in memory.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -47,16 +47,15 @@ def plan_shards(
     groups: list[list[Part]] = []
     room = 0
     for part in parts:
-        typed = part._replace(dtype=part.dtype or dtype)
-        size = _num_bytes(typed)
+        size = part.num_bytes(dtype)
         if not groups or size > room:
             groups.append([])
             room = max_shard_bytes
-        groups[-1].append(typed)
+        groups[-1].append(part)
         room -= size
     if len(groups) == 1:
-        return [_lay_out(SINGLE_NAME, groups[0])]
-    return [_lay_out(pattern.format(i=i, n=len(groups)), group) for i, group in enumerate(groups, start=1)]
+        return [_lay_out(SINGLE_NAME, groups[0], dtype)]
+    return [_lay_out(pattern.format(i=i, n=len(groups)), group, dtype) for i, group in enumerate(groups, start=1)]
 
 
 def index_json(shards: Sequence[Shard]) -> dict[str, object]:
@@ -77,25 +76,21 @@ class ShardWriter:
 
     def __init__(self, folder: Path, shards: Sequence[Shard], *, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self._files: list[BinaryIO] = []
         self._places: dict[str, tuple[BinaryIO, int]] = {}
-        try:
+        with ExitStack() as files:
             for shard in shards:
-                file = (folder / shard.name).open("wb")
-                self._files.append(file)
+                file = files.enter_context((folder / shard.name).open("wb"))
                 file.write(shard.header)
                 self._places |= {name: (file, offset) for name, offset in shard.offsets.items()}
             if len(shards) > 1:
                 (folder / INDEX_NAME).write_text(json.dumps(index_json(shards), indent=2) + "\n", encoding="utf-8")
-        except OSError:
-            self.close()
-            raise
+            self._files = files.pop_all()
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._files.close()
 
     def put(self, name: str, start: int, rows: Tensor) -> None:
         """Write rows at their place; they may be on any device and need not be contiguous."""
@@ -106,35 +101,20 @@ class ShardWriter:
         file.seek(offset + start * flat.nbytes // flat.shape[0])
         file.write(flat.view(-1).view(torch.uint8).numpy().data)
 
-    def close(self) -> None:
-        for file in self._files:
-            file.close()
 
-
-def _lay_out(name: str, parts: Sequence[Part]) -> Shard:
+def _lay_out(name: str, parts: Sequence[Part], float_dtype: torch.dtype) -> Shard:
+    typed = [(part, part.dtype or float_dtype) for part in parts]
     # Wider dtypes first, as safetensors does it, so that every tensor is aligned to its elements.
-    ordered = sorted(parts, key=lambda part: -_dtype(part).itemsize)
+    typed.sort(key=lambda pair: -pair[1].itemsize)
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     starts: dict[str, int] = {}
     end = 0
-    for part in ordered:
-        starts[part.name], end = end, end + _num_bytes(part)
-        entries[part.name] = {
-            "dtype": DTYPE_NAMES[_dtype(part)],
-            "shape": list(part.shape),
-            "data_offsets": [starts[part.name], end],
-        }
+    for part, dtype in typed:
+        starts[part.name], end = end, end + part.num_bytes(dtype)
+        offsets = [starts[part.name], end]
+        entries[part.name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(part.shape), "data_offsets": offsets}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
-    offsets = {name: len(header) + start for name, start in starts.items()}
-    return Shard(name=name, header=header, offsets=offsets, num_bytes=len(header) + end)
-
-
-def _dtype(part: Part) -> torch.dtype:
-    assert part.dtype is not None
-    return part.dtype
-
-
-def _num_bytes(part: Part) -> int:
-    return math.prod(part.shape) * _dtype(part).itemsize
+    absolute = {name: len(header) + start for name, start in starts.items()}
+    return Shard(name=name, header=header, offsets=absolute, num_bytes=len(header) + end)

@@ -88,6 +88,22 @@ def test_renames_are_undone_if_one_fails(old: Path, monkeypatch: pytest.MonkeyPa
     assert content(old) == before
 
 
+def test_old_files_that_cannot_be_moved_back_are_kept(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, replace, calls = content(old), os.replace, []
+
+    def broken(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) > 2:
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(StorageError, match="Input/output"):
+        write_new(old)
+    kept = {path.name: path.read_text() for path in old.rglob("*") if path.is_file()}
+    assert kept == before
+
+
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("a file")
     with pytest.raises(StorageError, match="model"), staged(tmp_path / "model", num_bytes=1, is_stale=is_weight):
