@@ -59,7 +59,7 @@ def pull(repo_id: str, *, original: bool = False, revision: str | None = None) -
     try:
         Checkpoint.open(folder / ORIGINAL_FOLDER if original else folder)
     except CheckpointError as error:
-        raise type(error)(f"{repo_id} was fetched into {folder}, but it is not complete: {error}") from error
+        raise type(error)(f"{repo_id} was fetched into {folder}, but cannot be used: {error}") from error
     return folder
 
 

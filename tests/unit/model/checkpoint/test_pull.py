@@ -114,7 +114,7 @@ def test_fetches_the_original_on_request(hub: Hub) -> None:
 
 def test_checks_what_arrived(hub: Hub) -> None:
     (hub.remote / "model-00001-of-00003.safetensors").unlink()
-    with pytest.raises(MissingFileError, match=r"fetched into .* not complete: .*model-00001-of-00003"):
+    with pytest.raises(MissingFileError, match=r"fetched into .* cannot be used: .*model-00001-of-00003"):
         pull(REPO)
 
 
