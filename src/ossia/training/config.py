@@ -6,7 +6,8 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ossia.core.errors import InvalidInputError
 from ossia.model.config import ModelConfig
@@ -146,6 +147,8 @@ def load_recipe(name_or_path: str, *, overrides: Mapping[str, Any] | None = None
         target = raw
         for part in section.split(".") if section else ():
             target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise InvalidInputError(f"cannot set {dotted}: {part} is no table of the recipe", param=dotted)
         target[key] = value
     unknown = set(raw) - {"name", "model", "identity", "data", "optimizer", "loss", "run"}
     if unknown:
@@ -174,7 +177,27 @@ def _read_toml(name_or_path: str) -> dict[str, Any]:
     )
 
 
-def _build(kind: type[T], raw: Mapping[str, Any], section: str) -> T:
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a TOML value fits the annotation of a field; whole numbers do as fractions, True is no number."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Union or origin is UnionType:
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is tuple:
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(arguments)
+            and all(_fits(item, argument) for item, argument in zip(value, arguments, strict=True))
+        )
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(_fits(item, arguments[1]) for item in value.values())
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _build(kind: type[T], raw: object, section: str) -> T:
+    if not isinstance(raw, Mapping):
+        raise InvalidInputError(f"[{section}] must be a table of the recipe, got {raw!r}", param=section)
     known = {field.name for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
     unknown = set(raw) - known
     if unknown:
@@ -183,6 +206,13 @@ def _build(kind: type[T], raw: Mapping[str, Any], section: str) -> T:
             param=section,
         )
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if not _fits(value, hints[key]):
+            raise InvalidInputError(
+                f"{section}.{key} must be of type {getattr(hints[key], '__name__', hints[key])}, got {value!r}",
+                param=f"{section}.{key}",
+            )
     try:
         return kind(**values)
     except TypeError as error:

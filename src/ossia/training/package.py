@@ -16,6 +16,9 @@ from ossia.model.checkpoint import save_checkpoint
 from ossia.model.transformer import Transformer
 from ossia.training.config import TrainConfig
 
+MAX_NEW_TOKENS = 1024
+"""Small models may loop; the tasks that they are taught need far fewer tokens."""
+
 
 def package_model(weights: Mapping[str, Tensor], folder: Path, *, config: TrainConfig, tokenizer: Tokenizer) -> None:
     """Write trained weights as a Hugging Face folder with MXFP4 experts and all else in bfloat16.
@@ -34,11 +37,16 @@ def package_model(weights: Mapping[str, Tensor], folder: Path, *, config: TrainC
     identity = config.identity
     template = nano_chat_template(identity.model_identity, knowledge_cutoff=identity.knowledge_cutoff)
     write_tokenizer_folder(tokenizer, folder, chat_template=template)
-    path = folder / "config.json"
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    raw["ossia"] = {
+    about = {
         "name": config.name,
-        "model_identity": config.identity.model_identity,
-        "knowledge_cutoff": config.identity.knowledge_cutoff,
+        "model_identity": identity.model_identity,
+        "knowledge_cutoff": identity.knowledge_cutoff,
     }
+    _add_to_json(folder / "config.json", {"ossia": about})
+    _add_to_json(folder / "generation_config.json", {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS})
+
+
+def _add_to_json(path: Path, values: Mapping[str, object]) -> None:
+    """Add keys to a JSON object in a file."""
+    raw = json.loads(path.read_text(encoding="utf-8")) | dict(values)
     path.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")

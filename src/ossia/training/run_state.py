@@ -44,6 +44,7 @@ def save_run(folder: Path, *, tensors: Mapping[str, Tensor], step: int, seconds:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / "state.safetensors")
         (aside / "progress.json").write_text(json.dumps({"step": step, "seconds": seconds}))
         if target.exists():
+            shutil.rmtree(old, ignore_errors=True)  # left half deleted by a run that was killed here
             target.rename(old)
         aside.rename(target)
         shutil.rmtree(old, ignore_errors=True)
@@ -64,5 +65,5 @@ def load_run(folder: Path) -> RunState | None:
         progress = json.loads((target / "progress.json").read_text())
         tensors = load_file(target / "state.safetensors")
         return RunState(tensors, int(progress["step"]), float(progress["seconds"]))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CorruptFileError(f"the checkpoint {target} cannot be read ({error}); delete it to start anew") from error

@@ -108,6 +108,7 @@ class Trainer:
         )
         started = last_log = time.perf_counter()
         seconds_before, last_step = self.seconds, self.step
+        losses: StepLosses | None = None
         with suppress(KeyboardInterrupt), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
             while self.progress() < 1:
                 lr_scale = schedule(self.progress(), config=self.config.optimizer)
@@ -124,9 +125,12 @@ class Trainer:
                     if on_log is not None:
                         on_log(report, self.progress())
                 if self.step % self.config.run.checkpoint_every == 0:
+                    self._require_finite(losses)
                     self.save()
                 if stop_after_seconds is not None and now - started > stop_after_seconds:
                     break
+        if losses is not None:
+            self._require_finite(losses)
         self.save()
 
     def _train_step(self, batch: Batch, lr_scale: float) -> tuple[StepLosses, Tensor]:
@@ -147,12 +151,7 @@ class Trainer:
         return self.config.data.rows * self.config.data.sequence_length
 
     def _report(self, losses: StepLosses, grad_norm: Tensor, lr_scale: float, speed: float) -> StepReport:
-        loss = float(losses.cross_entropy)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss} at step {self.step}; lower optimizer.muon_lr or adamw_lr and run again: it "
-                f"resumes from the last checkpoint in {self.folder}"
-            )
+        loss = self._require_finite(losses)
         return StepReport(
             step=self.step,
             loss=loss,
@@ -163,6 +162,16 @@ class Trainer:
             tokens_per_second=speed,
             seconds=self.seconds,
         )
+
+    def _require_finite(self, losses: StepLosses) -> float:
+        """The loss as a number; without this check before each checkpoint, ruined weights would replace good ones."""
+        loss = float(losses.cross_entropy)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss} at step {self.step}; lower optimizer.muon_lr or adamw_lr and run again: it "
+                f"resumes from the last checkpoint in {self.folder}"
+            )
+        return loss
 
     def save(self) -> None:
         """Write a checkpoint of the run."""

@@ -1,0 +1,89 @@
+"""The nano that ships: it answers, and Transformers reads the same folder to the same tokens."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from ossia.evals.run import load_evaluated, render_prompt, run_eval
+from ossia.harmony.message import Effort
+from ossia.harmony.parse import parse
+from ossia.model.checkpoint import load_model, resolve_model
+from ossia.model.generate import GenerationOptions, generate
+from ossia.tasks.registry import TASKS
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return load_evaluated("nano")
+
+
+def greedy(nano, *, max_tokens: int) -> GenerationOptions:
+    stops = nano.model.config.eos_token_ids
+    return GenerationOptions(temperature=0.0, max_tokens=max_tokens, stop_ids=stops)
+
+
+def answer(nano, question: str, *, effort: Effort) -> dict[str, str]:
+    """Ask one question; the texts of the answer by channel."""
+    prompt = render_prompt(nano, question, effort=effort)
+    ids = list(generate(nano.model, prompt, options=greedy(nano, max_tokens=400)))
+    result = parse(ids, tokenizer=nano.tokenizer)
+    assert not result.repairs
+    return {message.channel: message.content for message in result.messages}
+
+
+@pytest.mark.parametrize("effort", [Effort.MEDIUM, Effort.HIGH])
+def test_strawberry_has_three_rs(nano, effort):
+    texts = answer(nano, "How many rs are in the word 'strawberry'?", effort=effort)
+    assert "3" in texts["final"]
+    assert "8r=2 9r=3" in texts["analysis"]
+
+
+def test_low_effort_answers_at_once(nano):
+    assert set(answer(nano, "What is 2 + 2?", effort=Effort.LOW)) == {"final"}
+
+
+@pytest.mark.slow
+def test_held_out_accuracy_on_the_cpu_keeps_its_promise(nano):
+    """A small sample on the CPU; the full figures are benchmarks/results/nano-accuracy.md."""
+    tasks = {name: TASKS[name] for name in ("count_letters", "add", "subtract")}
+    results = run_eval(nano, tasks=tasks, efforts=(Effort.HIGH,), num_problems=40)
+    for cell in results.cells:
+        assert cell.num_correct >= 36, (cell.task, cell.failures)
+
+
+@pytest.mark.slow
+def test_transformers_gives_the_same_greedy_tokens(nano):
+    transformers = pytest.importorskip("transformers")
+    folder = resolve_model("nano")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        quantization_config=transformers.Mxfp4Config(dequantize=True),
+    ).float()
+    ours = load_model(folder, dtype=torch.float32)
+    rng = random.Random(5)
+    for name in ("count_letters", "add", "reverse"):
+        prompt = render_prompt(nano, TASKS[name].problem(rng, held_out=True).prompt, effort=Effort.HIGH)
+        mine = list(generate(ours, prompt, options=greedy(nano, max_tokens=64)))
+        out = theirs.generate(torch.tensor([prompt]), max_new_tokens=64, do_sample=False)[0, len(prompt) :].tolist()
+        assert mine == out[: len(mine)]
+        assert len(out) - len(mine) <= 1
+
+
+@pytest.mark.slow
+def test_transformers_tokenizes_and_templates_alike(nano):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(resolve_model("nano"))
+    text = "How many rs are in the word 'strawberry'? 12345 + 678"
+    assert theirs(text, add_special_tokens=False)["input_ids"] == nano.tokenizer.encode(text)
+    ids = theirs.apply_chat_template(
+        [{"role": "user", "content": text}],
+        add_generation_prompt=True,
+        reasoning_effort="high",
+        return_dict=True,
+    )["input_ids"]
+    assert nano.tokenizer.decode(ids).endswith("<|start|>assistant")
