@@ -7,6 +7,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import ossia
+
 
 def describe(*, device: str = "cpu", packages: tuple[str, ...] = ("ossia", "torch")) -> dict[str, str]:
     """Hardware and versions as short texts: ``{"hardware": ..., "python": ..., "torch": ...}``."""
@@ -46,7 +48,9 @@ def usable_cores() -> int:
 
 
 def package_version(name: str) -> str:
-    """The installed version of a package, "not installed" if there is none."""
+    """The version of a package, "not installed" if there is none. Ossia may run from its source, uninstalled."""
+    if name == "ossia":
+        return ossia.__version__
     try:
         return version(name)
     except PackageNotFoundError:
