@@ -80,7 +80,7 @@ class MuonAdamW:
         """Update every parameter at `scale` times the peak rates; returns the gradient norm before clipping."""
         everything = [parameter for _, parameter in (*self.split.muon, *self.split.adamw)]
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in everything]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())  # pyright: ignore[reportPrivateUsage]
+        norm = torch.nn.utils.get_total_norm(gradients).float()
         clip = (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         self.num_updates += 1
         self._step_muon(scale * self.config.muon_lr)
@@ -108,17 +108,15 @@ class MuonAdamW:
     def _step_adamw(self, lr: float, clip: Tensor) -> None:
         beta1, beta2 = self.config.betas
         names = [name for name, p in self.split.adamw if p.grad is not None]
-        if not names:
-            return  # the foreach kernels refuse empty lists
         gradients = [p.grad.float() * clip for _, p in self.split.adamw if p.grad is not None]
         masters = [self.state[f"master.{name}"] for name in names]
         first = [self.state[f"first.{name}"] for name in names]
         second = [self.state[f"second.{name}"] for name in names]
-        torch._foreach_lerp_(first, gradients, 1 - beta1)  # pyright: ignore[reportPrivateUsage]
-        torch._foreach_lerp_(second, [g * g for g in gradients], 1 - beta2)  # pyright: ignore[reportPrivateUsage]
         corrected1 = 1 - beta1**self.num_updates
         corrected2 = 1 - beta2**self.num_updates
-        for master, m, v in zip(masters, first, second, strict=True):
+        for master, m, v, gradient in zip(masters, first, second, gradients, strict=True):
+            m.lerp_(gradient, 1 - beta1)
+            v.lerp_(gradient * gradient, 1 - beta2)
             master.addcdiv_(m / corrected1, (v / corrected2).sqrt_().add_(1e-8), value=-lr)
 
     @torch.no_grad()

@@ -155,6 +155,11 @@ class TensorFiles:
                 infos[name] = info
         return cls(folder, infos)
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all tensors together."""
+        return sum(info.num_bytes for info in self.infos.values())
+
     def get(self, name: str) -> Tensor:
         """The tensor as a view of the mapped file: reading it pages it in, nothing is copied. Do not write to it."""
         info = self.infos[name]
