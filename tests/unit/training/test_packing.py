@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import itertools
+import random
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.training.config import TrainConfig
+from ossia.training.data.examples import Example
+from ossia.training.data.packing import Batch, batches, pack_row
+from ossia.training.loss import IGNORED
+
+PADDING = 9_999
+
+
+def numbered_examples(seed: int, *, longest: int) -> list[Example]:
+    """Examples in which every token occurs once, so that a row tells where each came from."""
+    rng = random.Random(seed)
+    counter = itertools.count()
+    examples: list[Example] = []
+    for _ in range(40):
+        size = rng.randint(2, longest)
+        num_prompt = rng.randint(0, size - 1)
+        ids = [next(counter) for _ in range(size)]
+        examples.append(Example(ids, [place >= num_prompt for place in range(size)]))
+    return examples
+
+
+@given(seed=st.integers(0, 2**32), length=st.integers(1, 40), longest=st.integers(2, 50))
+def test_a_row_holds_whole_examples_side_by_side(seed: int, length: int, longest: int) -> None:
+    examples = numbered_examples(seed, longest=longest)
+    row = pack_row(iter(examples).__next__, length=length, padding=PADDING)
+    assert [tuple(tensor.shape) for tensor in row] == [(length,)] * 4
+    ids, targets, positions, documents = (tensor.tolist() for tensor in row)
+    place = 0
+    for number in range(max(documents) + 1):
+        size = documents.count(number)
+        part = slice(place, place + size)
+        assert documents[part] == [number] * size
+        assert positions[part] == list(range(size))
+        if ids[place] == PADDING:
+            assert part.stop == length
+            assert ids[part] == [PADDING] * size
+            assert targets[part] == [IGNORED] * size
+        else:
+            example = examples[number]
+            assert size == len(example.ids) - 1 or (number == 0 and size == length)
+            assert ids[part] == example.ids[:size]
+            wanted = zip(example.ids[1:], example.is_learned[1:], strict=True)
+            assert targets[part] == [token if learned else IGNORED for token, learned in wanted][:size]
+        place += size
+    assert place == length
+
+
+def test_a_long_example_is_cut_only_in_an_empty_row() -> None:
+    long = Example(list(range(10)), [True] * 10)
+    short = Example([50, 51, 52], [False, True, True])
+    row = pack_row(iter([long, short]).__next__, length=6, padding=PADDING)
+    assert row.ids.tolist() == [0, 1, 2, 3, 4, 5]
+    assert row.targets.tolist() == [1, 2, 3, 4, 5, 6]
+    row = pack_row(iter([short, long]).__next__, length=6, padding=PADDING)
+    assert row.ids.tolist() == [50, 51, *[PADDING] * 4]
+    assert row.targets.tolist() == [51, 52, *[IGNORED] * 4]
+    assert row.documents.tolist() == [0, 0, 1, 1, 1, 1]
+    assert row.positions.tolist() == [0, 1, 0, 1, 2, 3]
+
+
+def take(config: TrainConfig, tokenizer: Tokenizer, count: int, *, first_step: int = 0) -> list[Batch]:
+    stream = batches(config.data, tokenizer=tokenizer, identity=config.identity, first_step=first_step, pin=False)
+    return list(itertools.islice(stream, count))
+
+
+def is_same(one: list[Batch], other: list[Batch]) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(torch.equal(x, y) for a, b in pairs for x, y in zip(a, b, strict=True))
+
+
+def test_batches_follow_from_the_seed_and_the_step(config: TrainConfig, tokenizer: Tokenizer) -> None:
+    first = take(config, tokenizer, 2)
+    assert first[0].ids.shape == (config.data.rows, config.data.sequence_length)
+    assert first[0].documents.dtype == torch.int32
+    assert is_same(first, take(config, tokenizer, 2))
+    assert not is_same(first, take(config, tokenizer, 2, first_step=2))
+    assert not is_same(first[:1], first[1:])
+
+
+@settings(max_examples=5)
+@given(first_step=st.integers(0, 1000))
+def test_targets_are_the_next_token_of_the_same_document(
+    config: TrainConfig, tokenizer: Tokenizer, first_step: int
+) -> None:
+    batch = take(config, tokenizer, 1, first_step=first_step)[0]
+    learned = batch.targets[:, :-1] != IGNORED
+    is_inside = batch.documents[:, 1:] == batch.documents[:, :-1]
+    both = learned & is_inside
+    assert both.any()
+    assert torch.equal(batch.targets[:, :-1][both], batch.ids[:, 1:][both])
+    assert int(batch.ids.max()) < tokenizer.vocab_size
+    # What is learned across a document's end is its own stop token, never the next document's first one.
+    assert set(batch.targets[:, :-1][learned & ~is_inside].tolist()) <= {tokenizer.return_, tokenizer.endoftext}
