@@ -138,7 +138,7 @@ def render_page(record: dict[str, Any]) -> str:
             f"# Speed of {record['model']} on the CPU",
             "",
             f"{record['num_answers']} answers at high effort, {record['mean_tokens']} tokens each on average, one at a",
-            "time, by the clock. The CPU time beside it is what they would take on an idle core, since so small a model",
+            "time, by the clock. The CPU time beside it is what they would take on an idle core: so small a model",
             f"runs on one thread. Times of `ossia chat` are medians of {STARTS} fresh processes at medium effort,",
             "importing torch included.",
             "",
