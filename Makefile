@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := src tests benchmarks
+# Tests run in one process a core, so each keeps to one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
 
 .DEFAULT_GOAL := help
 .PHONY: help chat test check lint types imports fast docs eval clean
@@ -30,7 +32,7 @@ chat: $(VENV)/.installed  ## talk to nano, the model that ships in the package
 	@$(BIN)/ossia chat
 
 test: $(VENV)/.installed-dev  ## every test, the slow ones too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: lint types imports fast  ## what CI checks: ruff, pyright, import-linter, the fast tests
 
@@ -45,7 +47,7 @@ imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'not slow' -q
+	$(PYTEST) -m 'not slow'
 
 docs: $(VENV)/.installed-dev  ## build the documentation, strictly
 	$(BIN)/mkdocs build --strict
