@@ -116,12 +116,13 @@ def test_stopping_early_saves(config: TrainConfig, tokenizer: Tokenizer, tmp_pat
     assert 0 < trainer.progress() < 1
 
 
-@pytest.mark.parametrize("log_every", [1, 100], ids=["logged", "not logged"])
+@pytest.mark.parametrize(("log_every", "checkpoint_every"), [(1, 100), (100, 2), (100, 100)])
 def test_a_loss_that_is_no_number_never_replaces_a_checkpoint(
-    config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path, log_every: int
+    config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path, log_every: int, checkpoint_every: int
 ) -> None:
     train(with_steps(config, 2), tokenizer, tmp_path)
-    config = replace(config, run=replace(config.run, steps=6, log_every=log_every))
+    run = replace(config.run, steps=6, log_every=log_every, checkpoint_every=checkpoint_every)
+    config = replace(config, run=run)
     trainer = make(config, tokenizer, tmp_path)
     with torch.no_grad():
         trainer.model.norm.weight.fill_(float("nan"))
