@@ -82,8 +82,8 @@ def render_page(results: EvalResults, *, command: str, plot: str | None = None) 
     parts = [
         f"# Accuracy of {results.model}",
         "Held-out problems: words and pairs of numbers that were never trained on, asked in the phrasings of training; "
-        "for greet, identity and decline the phrasings themselves are held out. Generation is greedy, the grader reads the "
-        "`final` message alone, and all efforts are asked the same problems. In brackets the 95 % Wilson interval.",
+        "for greet, identity and decline the phrasings themselves are held out. Generation is greedy, the grader reads "
+        "the `final` message alone, and all efforts are asked the same problems. In brackets the 95 % Wilson interval.",
         render_accuracy(results),
         *([f"![Accuracy against tokens, by effort]({plot})"] if plot else []),
         "## Every cell",
