@@ -18,7 +18,7 @@ EXAMPLES = examples(
     "ossia eval nano",
     "ossia eval nano --tasks count_letters --effort low,high --limit 50",
     "ossia eval nano --json",
-    "ossia eval nano --out benchmarks/results",
+    "ossia eval nano --out benchmarks/results --readme README.md",
 )
 
 
@@ -47,12 +47,16 @@ def command(
             show_default=False,
         ),
     ] = None,
+    readme: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Put the table between the marker lines of this file.", show_default=False),
+    ] = None,
 ) -> None:
     """Measure a model on held-out problems.
 
     The same problems are asked at each reasoning effort; the table says accuracy with 95 % intervals.
     """
-    from ossia.evals.report import accuracy_table, write_results
+    from ossia.evals.report import accuracy_table, update_readme, write_results
     from ossia.evals.run import load_evaluated, run_eval
     from ossia.harmony.message import Effort
     from ossia.tasks.registry import TASKS
@@ -86,6 +90,9 @@ def command(
         name = f"{Path(model).name}-accuracy"
         for path in write_results(results, out, name=name, command=shlex.join(["ossia", *sys.argv[1:]])):
             typer.echo(f"wrote {path}", err=True)
+    if readme is not None:
+        update_readme(results, readme)
+        typer.echo(f"wrote the table into {readme}", err=True)
 
 
 def split_names(text: str) -> list[str]:

@@ -73,6 +73,17 @@ def test_results_are_written_with_the_command_that_makes_them(
     assert json.loads((tmp_path / "nano-accuracy.json").read_text())["command"] == "ossia eval nano --tasks 'a b'"
 
 
+def test_the_table_goes_between_the_marker_lines_of_a_readme(run: Any, asked: SimpleNamespace, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- nano-results:start -->\nold\n<!-- nano-results:end -->\nafter\n")
+    assert run("eval", "--readme", str(readme)).exit_code == 0
+    text = readme.read_text()
+    assert "80.0 %" in text
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+
+
 @pytest.mark.parametrize(
     ("args", "part"),
     [(["--tasks", "juggling"], "no task is named juggling"), (["--effort", "low,max"], "'medium'")],

@@ -206,6 +206,7 @@ def test_training_after_generating() -> None:
     with torch.inference_mode():
         run(model, IDS)
     model.logits(run(model, IDS)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_packed_experts_compute_what_their_values_say() -> None:
