@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ossia.cli.options import examples
 from ossia.core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from ossia.training.trainer import StepReport
 
 EXAMPLES = examples(
     "ossia train --recipe nano --out runs/nano",
@@ -33,13 +37,25 @@ def command(
     """
     values = dict(parse_override(text) for text in overrides or ())
 
+    from rich.console import Console
+    from rich.progress import Progress
+
     from ossia.training.config import load_recipe
-
-    config = load_recipe(recipe, overrides=values)  # before torch is imported, so that a typo is told at once
-
     from ossia.training.run import train
 
-    folder = train(config, out, on_log=lambda report, done: typer.echo(f"{done:6.1%}  {report}", err=True))
+    config = load_recipe(recipe, overrides=values)
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        item = bar.add_task("training", total=1.0)
+
+        def show(report: StepReport, done: float) -> None:
+            bar.update(item, completed=done)
+            bar.console.print(
+                f"{done:4.0%}  step {report.step:,}  loss {report.loss:.4f}  {report.tokens_per_second:,.0f} tokens/s  "
+                f"busiest expert {report.max_load:.2f} x even",
+                highlight=False,
+            )
+
+        folder = train(config, out, on_log=show)
     typer.echo(f"the model is in {folder}; talk to it with: ossia chat {folder}")
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ossia.core.errors import TensorMismatchError
 from ossia.training.config import OptimizerConfig
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -69,7 +70,18 @@ class MuonAdamW:
         self.num_updates = 0
 
     def load_state(self, state: dict[str, Tensor], *, num_updates: int) -> None:
-        """Take over the state of a checkpoint, and put its masters into the parameters."""
+        """Take over the state of a checkpoint, and put its masters into the parameters.
+
+        Raises:
+            TensorMismatchError: the checkpoint is of a model of another shape; nothing was taken over.
+        """
+        for name, tensor in self.state.items():
+            got = tuple(state[name].shape) if name in state else "no such tensor"
+            if got != tuple(tensor.shape):
+                raise TensorMismatchError(
+                    f"the run's checkpoint has {got} for {name}, the recipe's model wants {tuple(tensor.shape)}; "
+                    "use the recipe that the run was begun with, or another folder"
+                )
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
         self.num_updates = num_updates

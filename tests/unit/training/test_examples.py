@@ -148,3 +148,10 @@ def test_held_out_questions_of_a_corpus_stay_out(write: WriteCorpus) -> None:
     asked = {question for question in questions if question in text}
     assert asked
     assert not any(is_held_out(question) for question in asked)
+
+
+def test_a_corpus_of_blank_texts_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "blank.jsonl"
+    path.write_text('{"text": ""}\n{"text": " "}\n')
+    with pytest.raises(InvalidInputError, match="is empty"):
+        read_corpus(path)

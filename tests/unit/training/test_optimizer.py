@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ossia.core.errors import TensorMismatchError
 from ossia.training.config import OptimizerConfig
 from ossia.training.optimizer import MuonAdamW, max_load_ratio, orthogonalize, schedule, split_parameters
 
@@ -155,3 +156,12 @@ def test_schedule() -> None:
 
 def test_max_load_ratio_is_of_the_worst_layer() -> None:
     assert max_load_ratio([torch.tensor([1.0, 1.0]), torch.tensor([3.0, 1.0])]) == pytest.approx(1.5)
+
+
+def test_a_checkpoint_of_another_shape_is_refused_whole() -> None:
+    optimizer = MuonAdamW([("norm.weight", torch.nn.Parameter(torch.ones(4)))], config=OptimizerConfig())
+    other = MuonAdamW([("norm.weight", torch.nn.Parameter(torch.zeros(5)))], config=OptimizerConfig())
+    with pytest.raises(TensorMismatchError, match=r"\(5,\) for master\.norm\.weight.*\(4,\)"):
+        optimizer.load_state(other.state, num_updates=3)
+    assert optimizer.state["master.norm.weight"].tolist() == [1.0] * 4
+    assert optimizer.num_updates == 0

@@ -111,7 +111,9 @@ def read_corpus(path: str | Path) -> list[str]:
                     f"{path}, line {number}: expected a JSON object with text, or question and answer ({error!r})",
                     param="data.corpora",
                 ) from error
-            documents.append(re.sub(r"<<.*?>>", "", str(text)))
+            document = re.sub(r"<<.*?>>", "", str(text))
+            if document.strip():
+                documents.append(document)
     if not documents:
         raise InvalidInputError(f"corpus {path} is empty", param="data.corpora")
     return documents
