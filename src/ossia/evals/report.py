@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ossia.core.errors import InvalidInputError, StorageError
+from ossia.core.errors import InvalidInputError
+from ossia.core.files import write_text
 from ossia.evals.results import Cell, EvalResults
 
 if TYPE_CHECKING:
@@ -40,22 +40,6 @@ def write_results(results: EvalResults, folder: Path, *, name: str = "nano-accur
         plot_results(results, plot)
         paths.append(plot)
     return paths
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file aside, then put it in place, so that a failure leaves the old one.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path} ({error}); free some space or choose another folder") from error
 
 
 def update_readme(results: EvalResults, path: Path) -> None:

@@ -75,7 +75,7 @@ def test_write_text_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatc
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "replace", fail)
+    monkeypatch.setattr("ossia.core.files.os.replace", fail)
     with pytest.raises(StorageError, match=r"page\.md"):
         report.write_text(path, "new")
     assert path.read_text() == "old"

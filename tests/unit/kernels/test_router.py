@@ -17,7 +17,7 @@ def inputs(T: int, D: int, E: int, dtype: torch.dtype) -> dict[str, torch.Tensor
     }
 
 
-def check(router: Callable[..., Routing], T: int, D: int, E: int, A: int, dtype: torch.dtype) -> None:
+def check_router(router: Callable[..., Routing], T: int, D: int, E: int, A: int, dtype: torch.dtype) -> None:
     """Against plain Python over float64; logits in `dtype`, the softmax over what was kept within float32 rounding."""
     given = inputs(T, D, E, dtype)
     indices, weights, logits = router(given["x"], weight=given["weight"], bias=given["bias"], num_active=A)
@@ -42,7 +42,7 @@ def check(router: Callable[..., Routing], T: int, D: int, E: int, A: int, dtype:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("T", "D", "E", "A"), [(1, 8, 4, 1), (7, 33, 5, 5), (13, 17, 128, 4), (0, 8, 4, 2)])
 def test_equals_float64(router: Callable[..., Routing], dtype: torch.dtype, T: int, D: int, E: int, A: int) -> None:
-    check(router, T, D, E, A, dtype)
+    check_router(router, T, D, E, A, dtype)
 
 
 def softmax_before_top(x: torch.Tensor, *, weight: torch.Tensor, bias: torch.Tensor, num_active: int) -> Routing:
@@ -58,4 +58,4 @@ def without_bias(x: torch.Tensor, *, weight: torch.Tensor, bias: torch.Tensor, n
 @pytest.mark.parametrize("broken", [softmax_before_top, without_bias])
 def test_a_broken_router_is_noticed(broken: Callable[..., Routing]) -> None:
     with pytest.raises(AssertionError):
-        check(broken, 13, 17, 128, 4, torch.float32)
+        check_router(broken, 13, 17, 128, 4, torch.float32)

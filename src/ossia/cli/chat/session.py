@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 
 from ossia.cli.loading import LoadedModel
 from ossia.cli.turn import Delta, Kind, SamplingChoice, Turn, kind_of, opening, require_text
-from ossia.core.errors import StorageError
+from ossia.core.files import write_text
 from ossia.core.paths import data_home
 from ossia.harmony.message import Conversation, Effort, Message, Role, conversation_to_dict
 from ossia.harmony.parse import FinishReason
@@ -100,22 +98,3 @@ def to_json(record: dict[str, Any]) -> str:
 
 def to_lines(messages: list[Any]) -> str:
     return "".join(json.dumps(message) + "\n" for message in messages)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file aside and rename it into place.
-
-    Raises:
-        StorageError: it cannot be written; a file that was there is as it was.
-    """
-    aside: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            aside = Path(file.name)
-            file.write(text)
-        os.replace(aside, path)
-    except OSError as error:
-        if aside is not None:
-            aside.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror}; name another file: /save FILE") from error
