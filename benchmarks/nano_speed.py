@@ -17,11 +17,11 @@ from typing import Any
 
 from benchmarks.timing import results_folder
 
-from ossia.cli.loading import LoadedModel, load
 from ossia.cli.turn import SamplingChoice, Turn, opening
 from ossia.evals.environment import describe
 from ossia.evals.report import markdown_table, write_text
 from ossia.harmony.message import Conversation, Effort, Message, Role
+from ossia.model.loading import LoadedModel, load
 
 COMMAND = "python -m benchmarks.nano_speed"
 QUESTIONS = (

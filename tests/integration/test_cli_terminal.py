@@ -23,7 +23,8 @@ PATIENCE = 30.0
 PROGRAM = """
 import sys, time
 from types import SimpleNamespace
-from ossia.cli import loading, turn
+from ossia.cli import turn
+from ossia.model import loading
 from ossia.cli.main import main
 from ossia.harmony.tokenizer import Tokenizer
 

@@ -17,8 +17,8 @@ from ossia.cli.terminal import strip_controls
 from ossia.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from ossia.cli.loading import LoadedModel
     from ossia.cli.turn import SamplingChoice, Turn
+    from ossia.model.loading import LoadedModel
 
 EXAMPLES = examples(
     "ossia generate -p 'What is 17 + 25?'",
@@ -60,9 +60,9 @@ def command(
         raise InvalidInputError("the prompt is empty; give --prompt TEXT or write it to stdin", param="prompt")
 
     from ossia.cli.chat.display import TurnDisplay
-    from ossia.cli.loading import load
     from ossia.cli.turn import SamplingChoice, Turn, opening
     from ossia.harmony.message import Conversation, Effort, Message, Role
+    from ossia.model.loading import load
 
     choice = SamplingChoice(
         temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed, max_tokens=max_tokens

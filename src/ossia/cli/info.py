@@ -12,7 +12,7 @@ from ossia.cli.options import examples
 from ossia.cli.sizes import DEVICES, longest_context, measure
 
 if TYPE_CHECKING:
-    from ossia.cli.loading import FoundModel
+    from ossia.model.loading import FoundModel
 
 EXAMPLES = examples(
     "ossia info openai/gpt-oss-20b",
@@ -34,7 +34,7 @@ def command(
 
     The published models need no download: their configs are built in.
     """
-    from ossia.cli.loading import find
+    from ossia.model.loading import find
 
     found = find(model)
     record = describe(model, found)

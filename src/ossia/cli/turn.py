@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from ossia.cli.loading import LoadedModel
 from ossia.core.errors import ContextLengthError, InvalidInputError
 from ossia.harmony.message import Channel, Conversation, DeveloperContent, Effort, Message, Role, SystemContent
 from ossia.harmony.parse import ContentDelta, Event, FinishReason, HarmonyParser, MessageStart
 from ossia.harmony.render import render
+from ossia.model.loading import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from ossia.cli import loading
-from ossia.cli.loading import Identity, LoadedModel, SamplingDefaults
 from ossia.harmony.tokenizer import Tokenizer
+from ossia.model import loading
+from ossia.model.loading import Identity, LoadedModel, SamplingDefaults
 
 if TYPE_CHECKING:
     from ossia.cli.turn import SamplingChoice

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ossia.cli import info
-from ossia.cli.loading import FoundModel
 from ossia.model.config import PUBLISHED
+from ossia.model.loading import FoundModel
 
 
 def test_published_models_for_people(run: Any) -> None:

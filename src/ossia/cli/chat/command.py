@@ -15,7 +15,7 @@ from ossia.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from ossia.cli.chat.commands import Chat
-    from ossia.cli.loading import LoadedModel
+    from ossia.model.loading import LoadedModel
 
 
 EXAMPLES = examples(
@@ -79,7 +79,7 @@ def command(
 
 
 def load_in_background(name: str, device: str) -> LoadedModel:
-    from ossia.cli.loading import load
+    from ossia.model.loading import load
 
     return load(name, device=device)
 

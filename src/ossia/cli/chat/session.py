@@ -8,12 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ossia.cli.loading import LoadedModel
 from ossia.cli.turn import Delta, Kind, SamplingChoice, Turn, kind_of, opening, require_text
 from ossia.core.files import write_text
 from ossia.core.paths import data_home
 from ossia.harmony.message import Conversation, Effort, Message, Role, conversation_to_dict
 from ossia.harmony.parse import FinishReason
+from ossia.model.loading import LoadedModel
 
 
 class ChatSession:

@@ -1,4 +1,4 @@
-"""What the commands that talk to a model need of its folder: weights, tokenizer, identity and sampling defaults."""
+"""What whoever talks to a model needs of its folder: weights, tokenizer, identity and sampling defaults."""
 
 from __future__ import annotations
 

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from ossia.cli.loading import (
+from ossia.core.errors import CorruptFileError, InvalidInputError, MissingFileError, ModelNotFoundError
+from ossia.harmony.hf_tokenizer import write_tokenizer_folder
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.harmony.vocab import ControlToken, Vocabulary
+from ossia.model.config import PUBLISHED, ModelConfig
+from ossia.model.loading import (
     Identity,
     SamplingDefaults,
     choose_device,
@@ -15,11 +20,6 @@ from ossia.cli.loading import (
     read_json_if_any,
     read_sampling,
 )
-from ossia.core.errors import CorruptFileError, InvalidInputError, MissingFileError, ModelNotFoundError
-from ossia.harmony.hf_tokenizer import write_tokenizer_folder
-from ossia.harmony.tokenizer import Tokenizer
-from ossia.harmony.vocab import ControlToken, Vocabulary
-from ossia.model.config import PUBLISHED, ModelConfig
 
 CHATGPT = Identity(
     model_identity="You are ChatGPT, a large language model trained by OpenAI.", knowledge_cutoff="2024-06"
