@@ -12,6 +12,7 @@
     ├── VocabularyError                    tokenizer data that fail their checksum or contradict themselves
     ├── StorageError                       no room or no right to write; what was there is untouched
     ├── TrainingError                      a run that cannot go on
+    ├── EngineDeadError                    the engine stopped; nothing more comes of its requests
     └── MissingExtraError (ImportError)    an optional dependency is not installed; names the extra
 
 A message says what was got, what is allowed, and which option or step mends it.
@@ -92,3 +93,7 @@ class MissingExtraError(OssiaError, ImportError):
         super().__init__(f"this needs the package '{package}'; install it with: pip install 'ossia[{extra}]'")
         self.package = package
         self.extra = extra
+
+
+class EngineDeadError(OssiaError):
+    """The engine has stopped, by an error of its own or because it was shut down; what it had in hand is lost."""
