@@ -12,6 +12,8 @@
     ├── VocabularyError                    tokenizer data that fail their checksum or contradict themselves
     ├── StorageError                       no room or no right to write; what was there is untouched
     ├── TrainingError                      a run that cannot go on
+    ├── EngineOverloadedError              the engine's queue is full
+    ├── CacheIntegrityError                the KV cache's bookkeeping contradicts itself: a bug in Ossia
     ├── EngineDeadError                    the engine stopped; nothing more comes of its requests
     └── MissingExtraError (ImportError)    an optional dependency is not installed; names the extra
 
@@ -84,6 +86,27 @@ class StorageError(OssiaError):
 
 class TrainingError(OssiaError):
     """A training run that cannot go on."""
+
+
+class EngineOverloadedError(OssiaError):
+    """The engine's queue is full; nothing was added.
+
+    Attributes:
+        num_waiting: answers that wait already.
+        limit: how many may.
+    """
+
+    def __init__(self, *, num_new: int, num_waiting: int, limit: int) -> None:
+        super().__init__(
+            f"{num_waiting} answers wait for the engine and {num_new} more would join them, but at most {limit} may "
+            "wait; try again later, or raise max_queue"
+        )
+        self.num_waiting = num_waiting
+        self.limit = limit
+
+
+class CacheIntegrityError(OssiaError):
+    """The KV cache's bookkeeping contradicts itself: a bug in Ossia."""
 
 
 class MissingExtraError(OssiaError, ImportError):

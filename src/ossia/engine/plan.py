@@ -40,11 +40,13 @@ class StepPlan(NamedTuple):
         scheduled: the sequences that run, none twice.
         num_tokens: tokens in all.
         preempted: sequences that lost their pages to make room and wait again.
+        failed: sequences that not even the whole cache can hold. They are finished already, with FinishReason.ERROR.
     """
 
     scheduled: tuple[ScheduledSequence, ...]
     num_tokens: int
     preempted: tuple[Sequence, ...]
+    failed: tuple[Sequence, ...] = ()
 
     @property
     def is_empty(self) -> bool:

@@ -31,7 +31,9 @@ class Sequence:
         max_length: prompt and output together never get longer.
         token_ids: prompt, then output.
         num_computed: see above.
-        num_in_flight: 0 or 1; above 0 only between a launch and its commit.
+        num_in_flight: tokens that launched steps sample and that are not known yet, a step with drafts counting for one.
+            At most 1 when a step is planned, so 2 between the launch of a step and the commit of the one before.
+        num_pending: launched steps that are not committed, prompt chunks among them.
         num_cached: prompt tokens that the prefix cache spared, at the first admission.
         full_pages: page of each block, for the layers with full attention.
         sliding_pages: likewise for the sliding layers; 0 where the window has passed.
@@ -51,6 +53,7 @@ class Sequence:
     finish_reason: FinishReason | None = None
     num_computed: int = 0
     num_in_flight: int = 0
+    num_pending: int = 0
     num_cached: int = 0
     full_pages: list[int] = field(default_factory=list)
     sliding_pages: list[int] = field(default_factory=list)
