@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.timing import results_folder
 
-from ossia.cli.turn import SamplingChoice, Turn, opening
+from ossia.cli.turn import SamplingChoice, Turn
 from ossia.evals.environment import describe
 from ossia.evals.report import markdown_table, write_text
 from ossia.harmony.message import Conversation, Effort, Message, Role
@@ -112,7 +112,7 @@ def time_chat(model: str) -> Start:
 
 def time_answer(loaded: LoadedModel, question: str) -> Turn:
     """Answer a question greedily at high effort, as `ossia chat` does: sampling, parsing and detokenizing."""
-    messages = opening(loaded, effort=Effort.HIGH, date="2026-01-01", instructions=None)
+    messages = loaded.opening(effort=Effort.HIGH, date="2026-01-01", instructions=None)
     conversation = Conversation((*messages, Message(role=Role.USER, content=question)))
     turn = Turn(loaded, conversation, choice=SamplingChoice(temperature=0.0))
     for _ in turn:

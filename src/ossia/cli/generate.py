@@ -60,7 +60,7 @@ def command(
         raise InvalidInputError("the prompt is empty; give --prompt TEXT or write it to stdin", param="prompt")
 
     from ossia.cli.chat.display import TurnDisplay
-    from ossia.cli.turn import SamplingChoice, Turn, opening
+    from ossia.cli.turn import SamplingChoice, Turn
     from ossia.harmony.message import Conversation, Effort, Message, Role
     from ossia.model.loading import load
 
@@ -74,7 +74,7 @@ def command(
     if raw:
         record = continue_raw(loaded, text, choice=choice, write=discard if as_json else write_out)
     else:
-        first = opening(loaded, effort=level, date=date.today().isoformat(), instructions=instructions)
+        first = loaded.opening(effort=level, date=date.today().isoformat(), instructions=instructions)
         conversation = Conversation(messages=(*first, Message(role=Role.USER, content=text.strip())))
         turn = Turn(loaded, conversation, choice=choice)
         if as_json:
@@ -118,12 +118,12 @@ def continue_raw(loaded: LoadedModel, prompt: str, *, choice: SamplingChoice, wr
     Raises:
         ContextLengthError: the prompt does not fit the model's context.
     """
-    from ossia.cli.turn import check_length, sample, stop_ids
+    from ossia.cli.turn import check_length, sample
     from ossia.harmony.tokenizer import Detokenizer
 
     prompt_ids = loaded.tokenizer.encode(prompt)
     check_length(prompt_ids, limit=loaded.context_length)
-    stops = stop_ids(loaded)
+    stops = loaded.stop_ids
     detokenizer = Detokenizer(loaded.tokenizer)
     text: list[str] = []
     num_tokens = 0

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ossia.core.errors import ContextLengthError, InvalidInputError
-from ossia.harmony.message import Channel, Conversation, DeveloperContent, Effort, Message, Role, SystemContent
+from ossia.harmony.message import Channel, Conversation, Message
 from ossia.harmony.parse import ContentDelta, Event, FinishReason, HarmonyParser, MessageStart
 from ossia.harmony.render import render
 from ossia.model.loading import LoadedModel
@@ -170,15 +170,9 @@ def sample(loaded: LoadedModel, prompt_ids: Sequence[int], *, choice: SamplingCh
         min_p=choice.min_p,
         seed=choice.seed,
         max_tokens=min(room, limit),
-        stop_ids=stop_ids(loaded),
+        stop_ids=loaded.stop_ids,
     )
     return generate(loaded.model, prompt_ids, options=options)
-
-
-def stop_ids(loaded: LoadedModel) -> tuple[int, ...]:
-    """The tokens that end an assistant's turn."""
-    tokenizer = loaded.tokenizer
-    return (tokenizer.return_, tokenizer.call, tokenizer.endoftext)
 
 
 def check_length(prompt_ids: Sequence[int], *, limit: int) -> None:
@@ -187,20 +181,6 @@ def check_length(prompt_ids: Sequence[int], *, limit: int) -> None:
     """
     if len(prompt_ids) >= limit:
         raise ContextLengthError(num_tokens=len(prompt_ids), limit=limit - 1, param="prompt")
-
-
-def opening(loaded: LoadedModel, *, effort: Effort, date: str, instructions: str | None) -> tuple[Message, ...]:
-    """The messages before the first question: the system message, and with instructions a developer message."""
-    system = SystemContent(
-        model_identity=loaded.identity.model_identity,
-        knowledge_cutoff=loaded.identity.knowledge_cutoff,
-        effort=effort,
-        date=date,
-    )
-    messages = [Message(role=Role.SYSTEM, content=system)]
-    if instructions:
-        messages.append(Message(role=Role.DEVELOPER, content=DeveloperContent(instructions=instructions)))
-    return tuple(messages)
 
 
 def require_text(text: str, *, what: str) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ossia.core.errors import CorruptFileError, InvalidInputError
 from ossia.core.paths import models_home
+from ossia.harmony.content import DeveloperContent, Effort, SystemContent
+from ossia.harmony.message import Message, Role
 
 if TYPE_CHECKING:
     from ossia.harmony.tokenizer import Tokenizer
@@ -59,6 +61,26 @@ class LoadedModel:
     def context_length(self) -> int:
         """How many tokens, prompt and answer together, the model can see."""
         return self.model.config.max_position_embeddings
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end an assistant's turn."""
+        return (self.tokenizer.return_, self.tokenizer.call, self.tokenizer.endoftext)
+
+    def opening(
+        self, *, effort: Effort = Effort.MEDIUM, date: str | None = None, instructions: str | None = None
+    ) -> tuple[Message, ...]:
+        """The messages before the first question: the system message, and with instructions a developer message."""
+        system = SystemContent(
+            model_identity=self.identity.model_identity,
+            knowledge_cutoff=self.identity.knowledge_cutoff,
+            effort=effort,
+            date=date,
+        )
+        messages = [Message(role=Role.SYSTEM, content=system)]
+        if instructions:
+            messages.append(Message(role=Role.DEVELOPER, content=DeveloperContent(instructions=instructions)))
+        return tuple(messages)
 
 
 def load(name_or_path: str, *, device: str = "auto") -> LoadedModel:

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from ossia.cli.turn import Delta, Kind, SamplingChoice, Turn, opening, require_text
+from ossia.cli.turn import Delta, Kind, SamplingChoice, Turn, require_text
 from ossia.core.errors import ContextLengthError, InvalidInputError
 from ossia.harmony.message import Conversation, Effort, Message, Role
 
 
 def make_turn(script: Any, question: str = "What is 17 + 25?", **choice: Any) -> Turn:
-    first = opening(script.loaded, effort=Effort.HIGH, date="2026-01-02", instructions="Be brief.")
+    first = script.loaded.opening(effort=Effort.HIGH, date="2026-01-02", instructions="Be brief.")
     conversation = Conversation(messages=(*first, Message(role=Role.USER, content=question)))
     return Turn(script.loaded, conversation, choice=SamplingChoice(**choice))
 

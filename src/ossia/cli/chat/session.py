@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ossia.cli.turn import Delta, Kind, SamplingChoice, Turn, kind_of, opening, require_text
+from ossia.cli.turn import Delta, Kind, SamplingChoice, Turn, kind_of, require_text
 from ossia.core.files import write_text
 from ossia.core.paths import data_home
 from ossia.harmony.message import Conversation, Effort, Message, Role, conversation_to_dict
@@ -88,7 +88,7 @@ class ChatSession:
         return path
 
     def _conversation(self, *more: Message, history: list[Message] | None = None) -> Conversation:
-        first = opening(self._get_model(), effort=self.effort, date=self.date, instructions=self.instructions)
+        first = self._get_model().opening(effort=self.effort, date=self.date, instructions=self.instructions)
         return Conversation(messages=(*first, *(self._history if history is None else history), *more))
 
 
