@@ -72,7 +72,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = _NO_BIAS
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=lambda: _NO_BIAS)
     seed: int | None = None
     n: int = 1
     max_tokens: int | None = None

@@ -55,9 +55,9 @@ class Sequence:
     num_in_flight: int = 0
     num_pending: int = 0
     num_cached: int = 0
-    full_pages: list[int] = field(default_factory=list)
-    sliding_pages: list[int] = field(default_factory=list)
-    block_hashes: list[bytes] = field(default_factory=list)
+    full_pages: list[int] = field(default_factory=list[int])
+    sliding_pages: list[int] = field(default_factory=list[int])
+    block_hashes: list[bytes] = field(default_factory=list[bytes])
     num_hashed: int = 0
     num_preemptions: int = 0
 
