@@ -41,6 +41,17 @@ class AttentionBackend(Protocol):
         ...
 
 
+class LayerBackend(Protocol):
+    """An attention backend that runs whole layers by itself, with kernels of its own.
+
+    `Transformer.forward` hands it each layer, unless a router backend is given, which such kernels would not ask.
+    """
+
+    def run_layer(self, layer: Layer, x: Tensor, positions: Tensor) -> Tensor:
+        """x [T, D] and positions [T] int -> x [T, D]: attention added, then experts added; x may be overwritten."""
+        ...
+
+
 class RouterBackend(Protocol):
     """Chooses the experts: to record the choice, or to replay one."""
 
@@ -85,11 +96,16 @@ class Transformer(nn.Module):
         token_ids: Tensor,
         *,
         positions: Tensor,
-        attention: AttentionBackend,
+        attention: AttentionBackend | LayerBackend,
         router: RouterBackend | None = None,
     ) -> Tensor:
         """token_ids [T] and positions [T], both int, -> hidden states [T, D] after the final norm."""
         x = self.embed_tokens(token_ids)
+        run_layer = getattr(attention, "run_layer", None) if router is None else None
+        if run_layer is not None:
+            for layer in self.layers:
+                x = run_layer(layer, x, positions)
+            return self.norm(x)
         cos, sin = self.rope(x.device)
         rope = RopeTables(cos[positions].unsqueeze(1), sin[positions].unsqueeze(1))
         for layer in self.layers:
