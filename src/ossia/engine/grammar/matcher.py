@@ -1,0 +1,215 @@
+"""Follows one output through its grammar: which tokens may come next, and whether it is complete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from llguidance import LLExecutor, LLMatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+
+def mask_width(vocab_size: int) -> int:
+    """How many 32-bit words a mask has; bit i % 32 of word i // 32 is token i's."""
+    return (vocab_size + 31) // 32
+
+
+class MatcherRules(NamedTuple):
+    """What a Matcher must know besides the grammar.
+
+    Attributes:
+        vocab_size: of the model.
+        end_ids: tokens that end an output wherever its grammar is satisfied; the first is the grammar library's own.
+        start_id: `<|start|>`.
+        result_ids: behind `<|start|>`, tokens with which the model says that it waits for the results of its calls.
+    """
+
+    vocab_size: int
+    end_ids: tuple[int, ...]
+    start_id: int
+    result_ids: frozenset[int]
+
+
+class Matcher:
+    """The state of one output. Not for several threads at once.
+
+    It never raises on what a model does. What it cannot follow sets `error`, and nothing is allowed any more.
+
+    Attributes:
+        error: why it broke, as when the grammar grew too complex for its limits; None while all is well.
+    """
+
+    def __init__(self, inner: LLMatcher, rules: MatcherRules) -> None:
+        self._inner = inner
+        self._rules = rules
+        self._ids: list[int] = []
+        self._has_ended = False  # by an end id
+        self.error: str | None = inner.get_error() if inner.is_error() else None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens taken so far."""
+        return len(self._ids)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the output is complete and nothing may follow."""
+        return self._has_ended or (self.error is None and self._inner.is_stopped())
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether the output may end here: it is complete as it stands, though more may be allowed."""
+        return self._has_ended or (self.error is None and self._inner.is_accepting())
+
+    @property
+    def num_excess(self) -> int:
+        """Tokens at the end that only say that the output is over: leave them out of what is parsed or replayed.
+
+        An end id where the grammar did not ask for one, or the `<|start|>` and the token behind it with which a turn
+        of several calls ends.
+        """
+        if self._has_ended:
+            return 1
+        if len(self._ids) >= 2 and self._ids[-2] == self._rules.start_id and self._ids[-1] in self._rules.result_ids:
+            return 2
+        return 0
+
+    def fill_mask(self, row: npt.NDArray[np.int32]) -> None:
+        """Writes the allowed tokens as bits over all of `row` [mask_width], contiguous int32.
+
+        Where the output is finished or broken, no token is allowed.
+        """
+        if not self._can_go_on():
+            row.fill(0)
+            return
+        self._inner.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+        self._finish_mask(row)
+
+    def advance(self, token_id: int) -> bool:
+        """Takes a token if it is allowed; otherwise changes nothing and says False."""
+        if not self._can_go_on() or not 0 <= token_id < self._rules.vocab_size:
+            return False
+        if token_id in self._rules.end_ids and self._inner.is_accepting():
+            self._has_ended = True
+        elif self._inner.try_consume_tokens([token_id]) != 1:
+            self._note_error()
+            return False
+        self._ids.append(token_id)
+        return True
+
+    def rollback(self, num_tokens: int) -> None:
+        """Takes back the last tokens."""
+        if not 0 <= num_tokens <= len(self._ids):
+            raise ValueError(f"{num_tokens} tokens to take back, but there are {len(self._ids)}")
+        if not num_tokens:
+            return
+        del self._ids[len(self._ids) - num_tokens :]
+        if self._has_ended:
+            self._has_ended = False
+            num_tokens -= 1
+        if num_tokens and not self._inner.rollback(num_tokens):
+            self._note_error()
+
+    def fork(self) -> Matcher:
+        """A second matcher in the same state; the two go on apart."""
+        other = Matcher(self._inner.deep_copy(), self._rules)
+        other._ids = list(self._ids)
+        other._has_ended = self._has_ended
+        other.error = self.error
+        return other
+
+    def count_allowed(self, token_ids: Sequence[int]) -> int:
+        """How many of these tokens may follow one after the other. Changes nothing."""
+        count = 0
+        for token_id in token_ids:
+            if not self.advance(token_id):
+                break
+            count += 1
+        self.rollback(count)
+        return count
+
+    def forced_tokens(self) -> list[int]:
+        """Tokens that must come next, as a tokenizer would cut them; empty where there is a choice."""
+        if not self._can_go_on() or self._inner.is_accepting():
+            return []
+        return self._inner.compute_ff_tokens()
+
+    def _can_go_on(self) -> bool:
+        return self.error is None and not self._has_ended and not self._inner.is_stopped()
+
+    def _finish_mask(self, row: npt.NDArray[np.int32]) -> None:
+        """Allows the other end ids where the library allows its own, and nothing where it broke."""
+        if self._inner.is_error():  # the library then allows its end id
+            self._note_error()
+            row.fill(0)
+            return
+        first, *others = self._rules.end_ids
+        if others and row[first >> 5] >> (first & 31) & 1:
+            words = row.view(np.uint32)
+            for token_id in others:
+                words[token_id >> 5] |= np.uint32(1 << (token_id & 31))
+
+    def _note_error(self) -> None:
+        if self._inner.is_error():
+            self.error = self._inner.get_error()
+
+
+class MaskRequest(NamedTuple):
+    """Masks wanted for one output.
+
+    Attributes:
+        matcher: whose.
+        row: where its mask goes; those behind the drafts follow.
+        drafts: guesses for its next tokens.
+    """
+
+    matcher: Matcher
+    row: int
+    drafts: tuple[int, ...] = ()
+
+
+class MaskFiller:
+    """Fills the masks of a batch, on several threads where that pays."""
+
+    def __init__(self, *, num_threads: int | None = None) -> None:
+        """Starts the threads: by default as many as the library finds right (four fifths of the cores)."""
+        self._executor = LLExecutor(num_threads)
+
+    def fill(self, requests: Sequence[MaskRequest], masks: npt.NDArray[np.int32]) -> None:
+        """Writes rows of `masks` [rows, mask_width], contiguous int32; rows that nobody asks for stay as they are.
+
+        A request with drafts gets 1 + len(drafts) rows, row k for behind k drafts. Behind a draft that is not
+        allowed, or that ends the output, no token is allowed. The matchers stay where they are.
+        """
+        plain: list[tuple[LLMatcher, int]] = []
+        waiting: list[MaskRequest] = []
+        for request in requests:
+            if request.drafts:
+                _fill_with_drafts(request, masks)
+            elif request.matcher._can_go_on():
+                plain.append((request.matcher._inner, request.row))
+                waiting.append(request)
+            else:
+                masks[request.row].fill(0)
+        if plain:
+            self._executor.unsafe_compute_mask_ptr(plain, masks.ctypes.data, masks.shape[1] * 4, masks.shape[0])
+        for request in waiting:
+            request.matcher._finish_mask(masks[request.row])
+
+
+def _fill_with_drafts(request: MaskRequest, masks: npt.NDArray[np.int32]) -> None:
+    matcher, row = request.matcher, request.row
+    matcher.fill_mask(masks[row])
+    count = 0
+    for draft in request.drafts:
+        row += 1
+        if count == row - request.row - 1 and matcher.advance(draft):
+            count += 1
+            matcher.fill_mask(masks[row])
+        else:
+            masks[row].fill(0)
+    matcher.rollback(count)

@@ -1,0 +1,164 @@
+"""An OutputGrammar as a piece of llguidance's Lark: a rule's body, and the grammars that it refers to."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from llguidance import LLMatcher, LLParserLimits
+
+from ossia.core.errors import InvalidInputError
+from ossia.engine.constraint import Choice, FreeText, JsonObject, JsonSchema, Lark, OutputGrammar, Regex
+from ossia.engine.grammar.schema_check import ENFORCED, prepare_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_GRAMMAR_BYTES = 512 * 1024
+"""Of one schema, regular expression or Lark grammar."""
+
+FREE_TEXT = "/(?s:.*)/"
+"""All UTF-8; special tokens are no text."""
+
+# Between the parts of JSON: nothing, a few spaces, or a line end with an indentation. A bound, because a model that
+# is forced into JSON otherwise sometimes goes on writing blanks for ever.
+_WHITESPACE = r"[ ]{1,4}|\t|\r?\n[ \t]{0,64}"
+
+_STRINGS_AND_COMMENTS = re.compile(r'"(?:\\.|[^"\\\n])*"i?|//[^\n]*|#[^\n]*|/(?:\\.|[^/\\\n])+/[a-z]*')
+_OPTIONS = re.compile(r"%llguidance\s*\{\s*\}")
+_UNSUPPORTED_ATTRIBUTE = re.compile(r"\b(?:stop|max_tokens|temperature)\s*=")
+_SPECIAL_TOKEN = re.compile("<[^>]*>")
+
+
+class GrammarPiece(NamedTuple):
+    """A right-hand side for a Lark rule.
+
+    Attributes:
+        body: it.
+        side_name, side_grammar: a grammar that the body refers to as `@<side_name>`; None if it does not.
+        notes: what was not enforced.
+    """
+
+    body: str
+    side_name: str | None = None
+    side_grammar: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def write_output_grammar(
+    grammar: OutputGrammar, *, name: str, param: str, limits: LLParserLimits, is_strict: bool = True
+) -> GrammarPiece:
+    """Writes a grammar and checks that llguidance takes it.
+
+    Args:
+        grammar: what to write.
+        name: names the grammar that it may need apart, unique within the whole.
+        param: the request's parameter, for errors.
+        limits: those of compilation.
+        is_strict: see ToolGrammar.
+
+    Raises:
+        InvalidInputError: it cannot be enforced; says which part.
+    """
+    match grammar:
+        case FreeText():
+            return GrammarPiece(FREE_TEXT)
+        case JsonObject():
+            return _write_json({"type": "object"}, param=param, limits=limits, notes=())
+        case JsonSchema():
+            return _write_schema(grammar, param=param, limits=limits, is_strict=is_strict)
+        case Choice():
+            piece = GrammarPiece(" | ".join(json.dumps(option, ensure_ascii=False) for option in grammar.options))
+        case Regex():
+            piece = GrammarPiece(f"/{_escape_slashes(grammar.pattern)}/")
+        case Lark():
+            _check_lark(grammar.grammar, param=param)
+            piece = GrammarPiece(f"@{name}", name, grammar.grammar)
+    _check_size(piece.side_grammar or piece.body, param=param)
+    message = validate(piece.side_grammar or f"start: {piece.body}", limits=limits)
+    if message is not None:
+        kind = {Choice: "choice", Regex: "regular expression", Lark: "Lark grammar"}[type(grammar)]
+        raise InvalidInputError(f"the {kind} cannot be compiled: {message}{_HINTS.get(type(grammar), '')}", param=param)
+    return piece
+
+
+_HINTS = {
+    Regex: "; it takes the syntax of Rust's regex crate, without look-around and back-references",
+    Lark: "; it takes Lark as llguidance documents it, with a rule 'start'",
+}
+
+
+def validate(grammar: str, *, limits: LLParserLimits) -> str | None:
+    """What llguidance says against a grammar in Lark; None if nothing. Special tokens in it count as an error."""
+    is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=limits)
+    if is_error:
+        return messages[0]
+    named = [message for message in messages if "tokenizer" in message]
+    return "it names special tokens, which only the harmony headers may" if named else None
+
+
+def _write_schema(grammar: JsonSchema, *, param: str, limits: LLParserLimits, is_strict: bool) -> GrammarPiece:
+    _check_size(grammar.text, param=param)
+    schema = json.loads(grammar.text)
+    try:
+        prepared = prepare_schema(schema, param=param, is_strict=is_strict)
+        return _write_json(prepared.schema, param=param, limits=limits, notes=prepared.notes, is_strict=is_strict)
+    except InvalidInputError as error:
+        if is_strict:
+            raise
+        note = f"{error}; any JSON object is taken instead"
+        return _write_json({"type": "object"}, param=param, limits=limits, notes=(note,))
+
+
+def _write_json(
+    schema: Mapping[str, object],
+    *,
+    param: str,
+    limits: LLParserLimits,
+    notes: tuple[str, ...],
+    is_strict: bool = True,
+) -> GrammarPiece:
+    options = {"whitespace_pattern": _WHITESPACE, "lenient": not is_strict}
+    body = f"%json {json.dumps({'x-guidance': options, **schema}, ensure_ascii=False)}"
+    message = validate(f"start: {body}", limits=limits)
+    if message is not None:
+        raise InvalidInputError(
+            f"the JSON Schema cannot be enforced: {message}; the keywords that can be are {ENFORCED}",
+            param=param,
+        )
+    return GrammarPiece(body, notes=notes)
+
+
+def _check_size(text: str, *, param: str) -> None:
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_GRAMMAR_BYTES:
+        raise InvalidInputError(
+            f"it has {size} bytes, but at most {MAX_GRAMMAR_BYTES} can be compiled; make it smaller", param=param
+        )
+
+
+def _check_lark(grammar: str, *, param: str) -> None:
+    """Refuses what would reach outside the text: special tokens, other grammars, options, sampling."""
+    bare = _STRINGS_AND_COMMENTS.sub(" ", grammar)
+    bare = _OPTIONS.sub(" ", bare)
+    for found, what in (
+        (_SPECIAL_TOKEN.search(bare), "special tokens (<...>)"),
+        (re.search("@", bare), "other grammars (@...)"),
+        (re.search("%llguidance", bare), "options (%llguidance {...})"),
+        (_UNSUPPORTED_ATTRIBUTE.search(bare), "the attributes stop, max_tokens and temperature"),
+    ):
+        if found is not None:
+            raise InvalidInputError(f"a Lark grammar may not use {what}; got {found.group()!r}", param=param)
+
+
+def _escape_slashes(pattern: str) -> str:
+    """Writes a regular expression for between slashes: a bare slash and a line end would close it."""
+    out: list[str] = []
+    letters = iter(pattern)
+    for letter in letters:
+        if letter == "\\":
+            out.append(letter + next(letters, ""))
+        else:
+            out.append({"/": "\\/", "\n": "\\n", "\r": "\\r"}.get(letter, letter))
+    return "".join(out)
