@@ -1,0 +1,165 @@
+"""Repetition, presence and frequency penalties, with counts on the device that each step only adds to."""
+
+# P rows with penalties, V vocabulary, S slots (one a sequence with penalties)
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ossia.engine.sequence import Sequence
+from ossia.kernels.sampling import to_device
+
+
+class PenaltyRow(NamedTuple):
+    """A row whose logits are to be changed.
+
+    Attributes:
+        sequence: whose tokens count.
+        num_output: output tokens before the first row of this step; all but the last must be in `token_ids`.
+        drafts: tokens behind them that this row takes for granted.
+        pending: where the last of the output tokens lies in `pending_ids`, if only the device knows it.
+    """
+
+    sequence: Sequence
+    num_output: int
+    drafts: tuple[int, ...]
+    pending: int | None
+
+
+class PenaltyFactors(NamedTuple):
+    """The penalties of P rows, [P, 1] float32 each."""
+
+    repetition: Tensor
+    presence: Tensor
+    frequency: Tensor
+
+    @staticmethod
+    def of(sequences: list[Sequence], *, device: torch.device) -> PenaltyFactors:
+        """What these sequences' requests ask for."""
+        params = [sequence.request.params for sequence in sequences]
+        table = [[p.repetition_penalty, p.presence_penalty, p.frequency_penalty] for p in params]
+        columns = to_device(torch.tensor(table, dtype=torch.float32), device)
+        return PenaltyFactors(*(columns[:, i : i + 1] for i in range(3)))
+
+
+class _Slot:
+    """A sequence's place in the tables, and how many output tokens are counted there."""
+
+    __slots__ = ("index", "num_counted")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.num_counted = 0
+
+
+class PenaltyTable:
+    """Counts of the tokens of each sequence with penalties.
+
+    Args:
+        vocab_size: V.
+        device: where the logits are.
+    """
+
+    def __init__(self, *, vocab_size: int, device: torch.device) -> None:
+        self._device = device
+        self._counts = torch.zeros(0, vocab_size, dtype=torch.int32, device=device)  # [S, V], in the output
+        self._is_prompt = torch.zeros(0, vocab_size, dtype=torch.bool, device=device)  # [S, V]
+        self._slots: dict[Sequence, _Slot] = {}
+        self._free: list[int] = []
+
+    @property
+    def num_slots(self) -> int:
+        """Sequences that have counts."""
+        return len(self._slots)
+
+    def release(self, sequence: Sequence) -> None:
+        """Forget a sequence; one without counts is left alone."""
+        slot = self._slots.pop(sequence, None)
+        if slot is not None:
+            self._free.append(slot.index)
+
+    def penalise(
+        self, logits: Tensor, *, rows: list[PenaltyRow], factors: PenaltyFactors, pending_ids: Tensor | None
+    ) -> Tensor:
+        """Logits [P, V] after the penalties of their rows, as a new tensor.
+
+        Repetition (Keskar et al. 2019) comes first: x / r where x > 0, else x * r, for tokens in prompt or output.
+        Then presence is taken off for each token in the output, and frequency once for each time it is there.
+        """
+        slots = self._count(rows, pending_ids)
+        index = self._to_device(slots)
+        counts = self._counts.index_select(0, index)
+        places = [place for place, row in enumerate(rows) for _ in row.drafts]
+        if places:
+            drafts = [token for row in rows for token in row.drafts]
+            _increment(counts, self._to_device(places), self._to_device(drafts))
+        is_output = counts > 0
+        is_seen = self._is_prompt.index_select(0, index) | is_output
+        repeated = torch.where(logits > 0, logits / factors.repetition, logits * factors.repetition)
+        return torch.where(is_seen, repeated, logits) - (factors.presence * is_output + factors.frequency * counts)
+
+    def _count(self, rows: list[PenaltyRow], pending_ids: Tensor | None) -> list[int]:
+        """Count what is new since the last step; returns each row's slot."""
+        slots: list[int] = []
+        at: list[int] = []
+        tokens: list[int] = []
+        pending_at: list[int] = []
+        pending: list[int] = []
+        for row in rows:
+            sequence = row.sequence
+            slot = self._slots.get(sequence)
+            if slot is None or slot.num_counted > row.num_output:
+                # New, or a token that was counted in flight came to nothing: count from the start.
+                slot = self._open(sequence)
+            slots.append(slot.index)
+            if slot.num_counted == row.num_output:
+                continue
+            begin, end = sequence.num_prompt + slot.num_counted, sequence.num_prompt + row.num_output
+            known = sequence.token_ids[begin:end]
+            tokens += known
+            at += [slot.index] * len(known)
+            if begin + len(known) < end:
+                assert row.pending is not None
+                pending.append(row.pending)
+                pending_at.append(slot.index)
+            slot.num_counted = row.num_output
+        if tokens:
+            _increment(self._counts, self._to_device(at), self._to_device(tokens))
+        if pending:
+            assert pending_ids is not None
+            ids = pending_ids.index_select(0, self._to_device(pending))
+            _increment(self._counts, self._to_device(pending_at), ids)
+        return slots
+
+    def _open(self, sequence: Sequence) -> _Slot:
+        self.release(sequence)
+        if not self._free:
+            self._grow()
+        slot = self._slots[sequence] = _Slot(self._free.pop())
+        self._counts[slot.index].zero_()
+        self._is_prompt[slot.index].zero_()
+        prompt = self._to_device(sequence.token_ids[: sequence.num_prompt])
+        self._is_prompt[slot.index].index_fill_(0, prompt, True)
+        return slot
+
+    def _grow(self) -> None:
+        """Twice as many slots, 4 at least."""
+        old = len(self._counts)
+        added = max(old, 4)
+        for name in ("_counts", "_is_prompt"):
+            table: Tensor = getattr(self, name)
+            setattr(self, name, torch.cat((table, table.new_zeros(added, table.shape[1]))))
+        self._free += range(old + added - 1, old - 1, -1)
+
+    def _to_device(self, values: list[int]) -> Tensor:
+        return to_device(torch.from_numpy(np.array(values, dtype=np.int64)), self._device)
+
+
+def _increment(counts: Tensor, rows: Tensor, ids: Tensor) -> None:
+    """Add 1 at each pair of row and id, as often as it occurs."""
+    flat = rows * counts.shape[1] + ids
+    counts.view(-1).index_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
