@@ -1,7 +1,7 @@
 """The engine for servers: one thread runs it, any event loop talks to it, and no loop is ever blocked.
 
-    loop: submit, cancel, call --commands (a queue)--> engine thread: take commands, step
-    loop: RequestStream <--events (one call_soon_threadsafe a step and loop)-- engine thread
+loop: submit, cancel, call --commands (a queue)--> engine thread: take commands, step
+loop: RequestStream <--events (one call_soon_threadsafe a step and loop)-- engine thread
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class AsyncEngine:
             while self._take_commands():
                 if self.engine.has_work:
                     self._deliver(self.engine.step())
-        except BaseException as error:  # noqa: BLE001 whatever it was, those who wait must hear of it
+        except BaseException as error:
             logger.exception("the engine died")
             self._error = error
         finally:

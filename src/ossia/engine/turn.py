@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ossia.engine.completion import Answer
 from ossia.engine.output_event import OutputEvent
 from ossia.engine.request import FinishReason as EngineFinish
 from ossia.harmony.events import Event, FinishReason, MessageEnd, MessageStart, Repair
@@ -79,6 +80,19 @@ class TurnReader:
         )
         return events
 
+    def push_answer(self, answer: Answer, *, num_cached: int) -> None:
+        """Read an answer that is over, at once."""
+        self.push(
+            OutputEvent(
+                request_id="",
+                index=answer.index,
+                token_ids=answer.token_ids,
+                finish_reason=answer.finish_reason,
+                error=answer.error,
+                num_cached=num_cached,
+            )
+        )
+
     @property
     def is_done(self) -> bool:
         """Whether nothing more can come, also where the model began to speak for others: cancel the request then."""
@@ -148,5 +162,3 @@ def finish_turn(reader: TurnReader) -> Turn:
 
 def _join(messages: Sequence[Message], channel: Channel) -> str:
     return "\n".join(m.text for m in messages if m.channel is channel and not m.is_call)
-
-

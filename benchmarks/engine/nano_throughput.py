@@ -1,0 +1,195 @@
+"""Throughput of the engine on the built-in nano, on a CPU: 1, 4, 16 and 64 requests at once.
+
+Beside it, in turns with it: (a) `generate`, one request after another, and (b) Transformers' `generate`, batched, on
+the same weights in float32. All answer the same prompts greedily with the same number of tokens.
+
+python -m benchmarks.engine.nano_throughput            writes benchmarks/results/engine-nano.md and .json
+python -m benchmarks.engine.nano_throughput --json     prints the JSON and writes nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.engine.python_overhead import measure_overhead
+from benchmarks.timing import results_folder
+
+from ossia.engine.build import EngineConfig
+from ossia.engine.llm import LLM
+from ossia.engine.request import SamplingParams
+from ossia.evals.environment import describe
+from ossia.evals.report import markdown_table, write_text
+from ossia.harmony.message import Conversation, Message, Role
+from ossia.harmony.render import render
+from ossia.model.checkpoint.convert import convert
+from ossia.model.checkpoint.load import resolve_model
+from ossia.model.generate import GenerationOptions, generate
+from ossia.model.loading import LoadedModel, load
+from ossia.tasks.registry import TASKS
+
+COMMAND = "python -m benchmarks.engine.nano_throughput"
+CONCURRENCIES = (1, 4, 16, 64)
+NUM_TOKENS = 64
+ROUNDS = 3
+
+
+def main() -> None:
+    """Measure, then print or write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON, write no files")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's threads (default: all)")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"runs of each, of which the median counts ({ROUNDS})"
+    )
+    options = parser.parse_args()
+    record = measure(num_threads=options.threads, rounds=options.rounds)
+    if options.json:
+        json.dump(record, sys.stdout, indent=1)
+        print()
+        return
+    page = render_page(record)
+    write_text(results_folder() / "engine-nano.json", json.dumps(record, indent=1) + "\n")
+    write_text(results_folder() / "engine-nano.md", page)
+    print(page)
+
+
+def measure(*, num_threads: int, rounds: int) -> dict[str, Any]:
+    """All figures, as JSON types."""
+    loaded = load("nano", device="cpu")
+    torch.set_num_threads(num_threads)
+    # Prompts share their beginning: without this the engine would compute less than its peers.
+    llm = LLM(loaded, config=EngineConfig(has_prefix_cache=False))
+    peer = TransformersPeer(loaded)
+    rows = [measure_row(llm, peer, loaded, number, rounds=rounds) for number in CONCURRENCIES]
+    python = measure_overhead(loaded, draw_prompts(loaded, 64), num_tokens=NUM_TOKENS)
+    return {
+        "command": COMMAND,
+        "environment": describe(),
+        "num_threads": num_threads,
+        "tokens_per_answer": NUM_TOKENS,
+        "rows": rows,
+        "engine_python_ms_per_step_at_64": {name: round(1e3 * value, 4) for name, value in python.items()},
+    }
+
+
+def measure_row(llm: LLM, peer: TransformersPeer, loaded: LoadedModel, number: int, *, rounds: int) -> dict[str, Any]:
+    """Tokens a second of the three, in turns, at one number of requests."""
+    prompts = draw_prompts(loaded, number)
+    params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
+
+    def engine() -> None:
+        llm.generate(prompts, params, progress=False)
+
+    def one_at_a_time() -> None:
+        for prompt in prompts:
+            list(generate(loaded.model, prompt, options=GenerationOptions(temperature=0.0, max_tokens=NUM_TOKENS)))
+
+    works: dict[str, Callable[[], None]] = {
+        "engine": engine,
+        "one_at_a_time": one_at_a_time,
+        "transformers": lambda: peer.generate(prompts),
+    }
+    for work in works.values():
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - start)
+    speed = {name: number * NUM_TOKENS / statistics.median(taken) for name, taken in seconds.items()}
+    return {
+        "requests": number,
+        **{f"{name}_tokens_per_second": round(value, 1) for name, value in speed.items()},
+        "ratio_to_one_at_a_time": round(speed["engine"] / speed["one_at_a_time"], 2),
+        "ratio_to_transformers": round(speed["engine"] / speed["transformers"], 2),
+    }
+
+
+class TransformersPeer:
+    """Transformers on the same weights, unpacked to bfloat16 (which is exact for MXFP4) and run in float32."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        from transformers import GptOssForCausalLM
+
+        self._pad = loaded.tokenizer.endoftext
+        with tempfile.TemporaryDirectory() as folder:
+            convert(resolve_model("nano"), Path(folder) / "dense", format="hf-bf16")
+            self._model = GptOssForCausalLM.from_pretrained(Path(folder) / "dense", dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Answer all prompts as one batch, padded on the left."""
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[self._pad] * (longest - len(p)) + list(p) for p in prompts])
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+        out = self._model.generate(
+            ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=NUM_TOKENS,
+            min_new_tokens=NUM_TOKENS,
+            pad_token_id=self._pad,
+        )
+        assert out.shape[1] == longest + NUM_TOKENS
+
+
+def draw_prompts(loaded: LoadedModel, number: int) -> list[list[int]]:
+    """Questions of nano's tasks, as a chat would send them."""
+    rng = random.Random(0)
+    tasks = [TASKS[name] for name in ("count_letters", "add", "reverse", "compare")]
+    prompts = []
+    for index in range(number):
+        question = tasks[index % len(tasks)].problem(rng, held_out=True).prompt
+        conversation = Conversation((*loaded.opening(date="2026-01-01"), Message(role=Role.USER, content=question)))
+        prompts.append(list(render(conversation, tokenizer=loaded.tokenizer, next_role="assistant")))
+    return prompts
+
+
+def render_page(record: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    rows = [
+        [
+            str(row["requests"]),
+            f"{row['engine_tokens_per_second']:,.0f}",
+            f"{row['one_at_a_time_tokens_per_second']:,.0f}",
+            f"{row['transformers_tokens_per_second']:,.0f}",
+            f"{row['ratio_to_one_at_a_time']:.2f} x",
+            f"{row['ratio_to_transformers']:.2f} x",
+        ]
+        for row in record["rows"]
+    ]
+    header = ["requests at once", "engine, tokens/s", "one at a time", "Transformers, batched", "ratio", "ratio"]
+    python = record["engine_python_ms_per_step_at_64"]
+    return "\n".join(
+        [
+            "# The engine on nano, on a CPU",
+            "",
+            f"`{COMMAND}`, {record['num_threads']} threads, {record['tokens_per_answer']} tokens an answer,",
+            "greedy, float32. The first ratio is the engine to `generate`, one request after another; the second is the",
+            "engine to Transformers' batch.",
+            "",
+            markdown_table(header, rows),
+            "",
+            f"The engine's own Python at 64 requests: {python['total']:.3f} ms a step ("
+            + ", ".join(f"{name} {value:.3f}" for name, value in python.items() if name != "total")
+            + ").",
+            "",
+            f"Environment: {json.dumps(record['environment'])}",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The engine's own work a step: everything but the model.
+
+The model's forward pass is replaced by fixed logits; all else is real: scheduling, building the batch, sampling, stop
+conditions, detokenizing, events.
+
+python -m benchmarks.engine.python_overhead --requests 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ossia.engine.build import EngineConfig, build_engine
+from ossia.engine.request import Request, SamplingParams
+from ossia.engine.runner import TorchRunner
+from ossia.model.loading import LoadedModel, load
+
+
+class FixedModel:
+    """Takes a model's place: any tokens in, the same hidden states and logits out."""
+
+    def __init__(self, model: Any) -> None:
+        self.config, self.norm = model.config, model.norm
+        self._hidden = torch.zeros(4096, model.config.hidden_size)
+        self._logits = torch.randn(4096, model.config.vocab_size, generator=torch.Generator().manual_seed(0))
+
+    def __call__(self, token_ids: torch.Tensor, **_: object) -> torch.Tensor:
+        return self._hidden[: len(token_ids)]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._logits[: len(hidden)]
+
+
+def measure_overhead(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, num_tokens: int, params: SamplingParams | None = None
+) -> dict[str, float]:
+    """Median seconds a decode step, in all and by phase."""
+    engine = build_engine(loaded, config=EngineConfig(has_prefix_cache=False))
+    runner = engine.runner
+    assert isinstance(runner, TorchRunner)
+    runner.model = FixedModel(runner.model)  # type: ignore[assignment] # all that the runner uses of a model
+    taken: dict[str, list[float]] = defaultdict(list)
+    watch(engine, "_step", taken["total"])
+    watch(engine.scheduler, "schedule", taken["schedule"])
+    watch(runner.builder, "build", taken["build"])
+    watch(engine, "_sample", taken["sample"])
+    watch(engine, "_commit", taken["commit"])
+    params = params or SamplingParams(temperature=0.0, max_tokens=num_tokens, ignore_eos=True)
+    for index, prompt in enumerate(prompts):
+        engine.add(Request(id=str(index), prompt_ids=tuple(prompt), params=params))
+    while engine.has_work:
+        engine.step()
+    return {name: statistics.median(times[4:-2]) for name, times in taken.items()}
+
+
+def watch(owner: Any, name: str, taken: list[float]) -> None:
+    """Time every call of a method."""
+    method: Callable[..., Any] = getattr(owner, name)
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            taken.append(time.perf_counter() - start)
+
+    setattr(owner, name, timed)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    options = parser.parse_args()
+    prompts = [list(range(100, 200)) for _ in range(options.requests)]
+    params = SamplingParams(temperature=options.temperature, max_tokens=200, ignore_eos=True)
+    seconds = measure_overhead(load("nano", device="cpu"), prompts, num_tokens=200, params=params)
+    print(json.dumps({name: f"{1e3 * value:.3f} ms" for name, value in seconds.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""From a loaded model to an engine that runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from ossia.core.errors import InvalidInputError
+from ossia.engine.blocks import BlockManager
+from ossia.engine.engine import Engine
+from ossia.engine.kv_cache import DEFAULT_PAGE_SIZE, PagedKVCache, has_full_layers, has_sliding_layers
+from ossia.engine.runner import TorchRunner, choose_page_count
+from ossia.engine.scheduler import Scheduler, SchedulerConfig
+from ossia.engine.speculate import LookupConfig, PromptLookup
+from ossia.model.loading import LoadedModel
+
+KV_DTYPES = ("auto", "fp8")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """Sizes and switches of an engine.
+
+    Attributes:
+        max_num_seqs: answers that run at once.
+        max_num_batched_tokens: tokens that one step computes; a longer prompt is computed in chunks.
+        max_queue: answers that wait at once; more are refused.
+        context_length: tokens of prompt and answer together; None for the model's own limit.
+        num_pages: of the KV cache; None for what fits into `kv_cache_bytes`.
+        kv_cache_bytes: memory for the KV cache; None for a share of what is free.
+        page_size: tokens a page.
+        kv_dtype: "auto" keeps keys and values in the model's dtype, "fp8" in float8_e4m3fn: half the memory of
+            bfloat16, at some loss of accuracy.
+        has_prefix_cache: keep the pages of what was computed, for requests that begin alike.
+        num_drafts: draft so many tokens by prompt lookup at most; 0 for none.
+    """
+
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+    max_queue: int = 1024
+    context_length: int | None = None
+    num_pages: int | None = None
+    kv_cache_bytes: int | None = None
+    page_size: int = DEFAULT_PAGE_SIZE
+    kv_dtype: str = "auto"
+    has_prefix_cache: bool = True
+    num_drafts: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kv_dtype not in KV_DTYPES:
+            raise InvalidInputError(f"kv_dtype is {self.kv_dtype!r}; allowed: {', '.join(KV_DTYPES)}", param="kv_dtype")
+        if not 0 <= self.num_drafts <= 64:
+            raise InvalidInputError(f"num_drafts is {self.num_drafts}; allowed: 0 to 64", param="num_drafts")
+
+
+def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None) -> Engine:
+    """Make an engine for a model; takes the KV cache's memory.
+
+    Raises:
+        InvalidInputError: sizes that make no engine, or too little memory.
+    """
+    config = config or EngineConfig()
+    model, shape = loaded.model, loaded.model.config
+    weight = model.norm.weight
+    dtype = torch.float8_e4m3fn if config.kv_dtype == "fp8" else weight.dtype
+    num_pages = config.num_pages
+    if num_pages is None:
+        num_pages = choose_page_count(
+            shape,
+            device=weight.device,
+            dtype=dtype,
+            page_size=config.page_size,
+            num_bytes=config.kv_cache_bytes,
+            max_num_seqs=config.max_num_seqs,
+        )
+    cache = PagedKVCache(shape, num_pages=num_pages, page_size=config.page_size, dtype=dtype, device=weight.device)
+    blocks = BlockManager(
+        num_pages,
+        page_size=config.page_size,
+        window=shape.sliding_window,
+        has_full_layers=has_full_layers(shape),
+        has_sliding_layers=has_sliding_layers(shape),
+        enable_prefix_cache=config.has_prefix_cache,
+    )
+    limits = SchedulerConfig(
+        context_length=config.context_length or loaded.context_length,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_queue=config.max_queue,
+        max_drafts=config.num_drafts,
+    )
+    return Engine(
+        TorchRunner(model, cache=cache),
+        scheduler=Scheduler(limits, blocks=blocks),
+        tokenizer=loaded.tokenizer,
+        stop_ids=loaded.stop_ids,
+        lookup=PromptLookup(LookupConfig(max_drafts=config.num_drafts)) if config.num_drafts else None,
+        has_overlap=weight.device.type == "cuda",
+        device=weight.device,
+    )
