@@ -38,7 +38,7 @@ class BlockManager:
 
     Layers with full attention and sliding layers have a table each (`Sequence.full_pages`, `sliding_pages`), equally
     long; a page serves one of the two at a time. Sliding pages behind the window go back as the sequence moves on, so
-    a sequence of N tokens holds about N / S full pages, and window / S + chunk / S + 1 sliding ones at most.
+    a sequence of N tokens holds N / S full pages and, at most, (window + chunk) / S + 2 sliding ones.
 
     Complete blocks get a key, the group and a hash chained over all tokens so far, by which later sequences find them.
 
