@@ -94,6 +94,7 @@ WAYS = {
     "reference": expert_mlp_torch,
     "pairs": forced(module._run_pairs),
     "sorted": forced(module._run_sorted),
+    "sorted, no gradients": torch.no_grad()(forced(module._run_sorted)),
     "grouped": forced(module._run_grouped),
 }
 
