@@ -122,7 +122,7 @@ def _run_sorted(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Ten
     order = flat.argsort(stable=True)
     counts = torch.bincount(flat, minlength=experts.down_bias.shape[0]).tolist()
     rows = x[order // indices.shape[1]]
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() and x.shape[0]:
         gate_up = _products(rows, experts.gate_up, experts.gate_up_bias, counts)
         return _add_up(_products(activate(gate_up), experts.down, experts.down_bias, counts)[_inverse(order)], weights)
     outs = []
