@@ -17,3 +17,19 @@ def data_home() -> Path:
 def models_home() -> Path:
     """The folder that `ossia pull` fills, one sub-folder a model."""
     return data_home() / "models"
+
+
+def native_choice() -> str:
+    """Which CPU kernels to use (`OSSIA_NATIVE`): "0" for none, the name of a level such as "avx2", "" to choose."""
+    return os.environ.get("OSSIA_NATIVE", "").strip().lower()
+
+
+def native_threads() -> int | None:
+    """How many threads the CPU kernels use (`OSSIA_NATIVE_THREADS`); None for as many as there are cores."""
+    value = os.environ.get("OSSIA_NATIVE_THREADS", "").strip()
+    return int(value) if value.isdecimal() and int(value) > 0 else None
+
+
+def native_cache() -> Path:
+    """Where the CPU kernels are built when the package's own folder cannot be written."""
+    return data_home() / "native"
