@@ -1,0 +1,83 @@
+// The residual stream between layers: take a row, add what the experts gave, normalise.
+
+// row n of `base` (row index[n] if there is an index: an embedding's, or a sequence's last token's), plus update [N, D],
+// plus the experts' outputs parts float32 [splits, P, D] at the places of the token's A pairs; written to stream (if
+// there is one), and normalised to normed (if there is one). A block a token; D a multiple of 4.
+KERNEL void __launch_bounds__(1024, 1) residual_norm(const u16* base, const i64* index, const u16* update,
+                                                  const float* parts, const int* pair_position, const u16* norm,
+                                                  u16* stream, u16* normed, int D, int A, int splits, int num_pairs,
+                                                  float epsilon) {
+  DYNAMIC_SHARED(shared);
+  float* const row = (float*)shared;
+  float* const scratch = row + D;
+  int* const positions = (int*)scratch + 32;
+  const int n = blockIdx.x;
+  let_next_start();
+  wait_for_previous();
+  if (parts && (int)threadIdx.x < A) positions[threadIdx.x] = load_fresh_int(pair_position + n * A + threadIdx.x);
+  __syncthreads();
+  const u16* const from = base + (index ? load_fresh_i64(index + n) : (i64)n) * D;
+  float squares = 0;
+  for (int i = threadIdx.x * 4; i < D; i += blockDim.x * 4) {
+    const u32 low = load_fresh_u32(from + i), high = load_fresh_u32(from + i + 2);
+    float x[4] = {low_bf16(low), high_bf16(low), low_bf16(high), high_bf16(high)};
+    if (update) {
+      const u32 first = load_fresh_u32(update + (i64)n * D + i), second = load_fresh_u32(update + (i64)n * D + i + 2);
+      x[0] += low_bf16(first), x[1] += high_bf16(first), x[2] += low_bf16(second), x[3] += high_bf16(second);
+    }
+    if (parts) {
+      float sum[4] = {0, 0, 0, 0};
+      for (int a = 0; a < A; ++a)
+#pragma unroll 4
+        for (int split = 0; split < splits; ++split) {
+          const uint4 part = load_fresh(parts + ((i64)split * num_pairs + positions[a]) * D + i);
+          sum[0] += __uint_as_float(part.x), sum[1] += __uint_as_float(part.y);
+          sum[2] += __uint_as_float(part.z), sum[3] += __uint_as_float(part.w);
+        }
+      x[0] += sum[0], x[1] += sum[1], x[2] += sum[2], x[3] += sum[3];
+    }
+    const u32 first = pack_bf16(x[0], x[1]), second = pack_bf16(x[2], x[3]);
+    if (stream) {
+      u32* const to = (u32*)(stream + (i64)n * D + i);
+      to[0] = first;
+      to[1] = second;
+    }
+    row[i] = low_bf16(first), row[i + 1] = high_bf16(first);
+    row[i + 2] = low_bf16(second), row[i + 3] = high_bf16(second);
+    squares += row[i] * row[i] + row[i + 1] * row[i + 1] + row[i + 2] * row[i + 2] + row[i + 3] * row[i + 3];
+  }
+  if (!normed) return;
+  const float scale = rsqrtf(block_sum(squares, scratch) / D + epsilon);
+  for (int i = threadIdx.x * 4; i < D; i += blockDim.x * 4) {
+    const u32 first = *(const u32*)(norm + i), second = *(const u32*)(norm + i + 2);
+    u32* const to = (u32*)(normed + (i64)n * D + i);
+    to[0] = pack_bf16(row[i] * scale * low_bf16(first), row[i + 1] * scale * high_bf16(first));
+    to[1] = pack_bf16(row[i + 2] * scale * low_bf16(second), row[i + 3] * scale * high_bf16(second));
+  }
+}
+
+// After a whole product by q, k and v, qkv [T, (H + 2 KV) C]: rope for q and k, q in place, k and v to their slots.
+// Grid (T), any number of threads; C even.
+KERNEL void rope_and_store(u16* qkv, const float* cosines, const float* sines, const i64* positions,
+                           const i64* slot_mapping, u16* keys, u16* values, int H, int KV, int C) {
+  const int n = blockIdx.x, half = C / 2;
+  let_next_start();
+  wait_for_previous();
+  const i64 position = load_fresh_i64(positions + n), slot = load_fresh_i64(slot_mapping + n);
+  u16* const row = qkv + (i64)n * (H + 2 * KV) * C;
+  for (int i = threadIdx.x; i < (H + 2 * KV) * half / 2; i += blockDim.x) {
+    const int head = i / (half / 2), dim = i % (half / 2) * 2;
+    u32 first = load_fresh_u32(row + head * C + dim), second = load_fresh_u32(row + head * C + dim + half);
+    if (head < H + KV) {
+      const float2 cosine = *(const float2*)(cosines + position * C + half + dim);
+      const float2 sine = *(const float2*)(sines + position * C + half + dim);
+      const float a0 = low_bf16(first), a1 = high_bf16(first), b0 = low_bf16(second), b1 = high_bf16(second);
+      first = pack_bf16(a0 * cosine.x - b0 * sine.x, a1 * cosine.y - b1 * sine.y);
+      second = pack_bf16(b0 * cosine.x + a0 * sine.x, b1 * cosine.y + a1 * sine.y);
+    }
+    u16* to = row + head * C;
+    if (head >= H) to = (head < H + KV ? keys : values) + (slot * KV + (head - H) % KV) * C;
+    *(u32*)(to + dim) = first;
+    *(u32*)(to + dim + half) = second;
+  }
+}

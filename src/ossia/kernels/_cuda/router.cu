@@ -1,0 +1,156 @@
+// RMSNorm and router: which experts see a token, with what weight, and the list of tiles for the experts' kernels.
+//
+// A block takes one token and 8 experts, one a warp; the last block of a token picks the experts, and the last of all
+// sorts the pairs of token and expert by expert. The counters are zeros before and after.
+
+#define ROUTER_WARPS 8
+#define ROUTER_PIECES 12  // 16-byte pieces of a weight row that a lane loads ahead: 3,072 columns
+
+struct RouteOut {
+  float* logits;       // [N, E]
+  int* pair_expert;    // [N * A]
+  float* pair_weight;  // [N * A]
+  int* tile_expert;
+  int* tile_begin;
+  int* tile_count;
+  int* num_tiles;
+  int* sorted_pair;    // [N * A]
+  int* pair_position;  // [N * A], where a pair stands in the sorted order
+  int* arrived;        // [N + 1]
+};
+
+// One warp: the A best of E logits by turns (of equal ones the first), softmax over them.
+DEVICE void choose(const float* logits, int E, int A, int* experts, float* weights) {
+  const int lane = threadIdx.x % 32;
+  float mine[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) mine[i] = i * 32 + lane < E ? load_fresh_float(logits + i * 32 + lane) : -INFINITY;
+  float best_first = 0, sum = 0, weight = 0;
+  for (int a = 0; a < A; ++a) {
+    float best = -INFINITY;
+    int where = 0x7fffffff;
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      if (mine[i] > best) best = mine[i], where = i * 32 + lane;
+    for (int mask = 16; mask; mask >>= 1) {
+      const float other = shuffle_xor(best, mask);
+      const int place = __float_as_int(shuffle_xor(__int_as_float(where), mask));
+      if (other > best || (other == best && place < where)) best = other, where = place;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      if (where == i * 32 + lane) mine[i] = -INFINITY;
+    if (a == 0) best_first = best;
+    const float unnormalised = exp2_fast((best - best_first) * 1.44269504f);
+    sum += unnormalised;
+    if (lane == a) {
+      weight = unnormalised;
+      experts[a] = where < E ? where : 0;  // all logits NaN: some expert, so that nothing reads out of bounds
+    }
+  }
+  if (lane < A) weights[lane] = weight / sum;
+}
+
+// The whole block: sort P pairs by expert, and cut each expert's into tiles of up to `tile_size`.
+DEVICE void sort_pairs(const RouteOut& out, int P, int E, int tile_size, int* counts, int* begins) {
+  for (int e = threadIdx.x; e < E; e += blockDim.x) counts[e] = 0;
+  __syncthreads();
+  for (int p = threadIdx.x; p < P; p += blockDim.x) atomicAdd(counts + load_fresh_int(out.pair_expert + p), 1);
+  __syncthreads();
+  for (int e = threadIdx.x; e < E; e += blockDim.x) {
+    int begin = 0, tile = 0;
+    for (int before = 0; before < e; ++before) {
+      begin += counts[before];
+      tile += ceil_div(counts[before], tile_size);
+    }
+    begins[e] = begin;
+    for (int done = 0; done < counts[e]; done += tile_size, ++tile) {
+      out.tile_expert[tile] = e;
+      out.tile_begin[tile] = begin + done;
+      out.tile_count[tile] = min_int(tile_size, counts[e] - done);
+    }
+    if (e == E - 1) *out.num_tiles = tile;
+  }
+  __syncthreads();
+  for (int p = threadIdx.x; p < P; p += blockDim.x) {
+    const int position = atomicAdd(begins + load_fresh_int(out.pair_expert + p), 1);
+    out.sorted_pair[position] = p;
+    out.pair_position[p] = position;
+  }
+}
+
+// stream [N, D] -> normed [N, D] and the routing. With `update` [N, D] the stream is their sum, written to `sum`, a buffer
+// of its own because other blocks still read the stream.
+// Grid (ceil(E / 8), N); shared memory for the token, 4 D bytes, and 2 E + 64 ints.
+KERNEL void __launch_bounds__(256) router(const u16* stream, const u16* update, u16* sum, const u16* norm,
+                                          u16* normed, const u16* weight, const u16* bias, RouteOut out, int D, int E, int A,
+                                          int tile_size, float epsilon) {
+  DYNAMIC_SHARED(shared);
+  float* const token = (float*)shared;
+  float* const scratch = token + D;
+  int* const flag = (int*)scratch + 32;
+  int* const counts = flag + 32;
+  const int n = blockIdx.y, N = gridDim.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int expert = blockIdx.x * ROUTER_WARPS + warp;
+  const u16* const row = weight + (i64)min_int(expert, E - 1) * D;
+  uint4 ahead[ROUTER_PIECES];
+#pragma unroll
+  for (int i = 0; i < ROUTER_PIECES; ++i)
+    if ((i * 32 + lane) * 8 < D) ahead[i] = *(const uint4*)(row + (i * 32 + lane) * 8);
+  let_next_start();
+  wait_for_previous();
+
+  float squares = 0;
+  for (int i = threadIdx.x * 2; i < D; i += blockDim.x * 2) {
+    u32 pair = load_fresh_u32(stream + (i64)n * D + i);
+    if (update) {
+      const u32 more = load_fresh_u32(update + (i64)n * D + i);
+      pair = pack_bf16(low_bf16(pair) + low_bf16(more), high_bf16(pair) + high_bf16(more));
+      if (blockIdx.x == 0) *(u32*)(sum + (i64)n * D + i) = pair;
+    }
+    token[i] = low_bf16(pair);
+    token[i + 1] = high_bf16(pair);
+    squares += token[i] * token[i] + token[i + 1] * token[i + 1];
+  }
+  const float scale = rsqrtf(block_sum(squares, scratch) / D + epsilon);
+  for (int i = threadIdx.x * 2; i < D; i += blockDim.x * 2) {
+    const u32 gains = *(const u32*)(norm + i);
+    const u32 pair = pack_bf16(token[i] * scale * low_bf16(gains), token[i + 1] * scale * high_bf16(gains));
+    token[i] = low_bf16(pair);
+    token[i + 1] = high_bf16(pair);
+    if (blockIdx.x == 0) *(u32*)(normed + (i64)n * D + i) = pair;
+  }
+  __syncthreads();
+  float logit = 0;
+  auto add_piece = [&](const uint4& w, int at) {
+    const float4 one = *(const float4*)(token + at), two = *(const float4*)(token + at + 4);
+    logit += low_bf16(w.x) * one.x + high_bf16(w.x) * one.y + low_bf16(w.y) * one.z + high_bf16(w.y) * one.w;
+    logit += low_bf16(w.z) * two.x + high_bf16(w.z) * two.y + low_bf16(w.w) * two.z + high_bf16(w.w) * two.w;
+  };
+#pragma unroll
+  for (int i = 0; i < ROUTER_PIECES; ++i)
+    if ((i * 32 + lane) * 8 < D) add_piece(ahead[i], (i * 32 + lane) * 8);
+  for (int at = (ROUTER_PIECES * 32 + lane) * 8; at < D; at += 256) add_piece(*(const uint4*)(row + at), at);
+  for (int mask = 16; mask; mask >>= 1) logit += shuffle_xor(logit, mask);
+  if (lane == 0 && expert < E) out.logits[n * E + expert] = logit + load_bf16(bias + expert);
+
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    *flag = atomicAdd(out.arrived + n, 1) == (int)gridDim.x - 1;
+    if (*flag) out.arrived[n] = 0;
+    __threadfence();
+  }
+  __syncthreads();
+  if (!*flag) return;
+  if (warp == 0) choose(out.logits + n * E, E, A, out.pair_expert + n * A, out.pair_weight + n * A);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    *flag = N == 1 || atomicAdd(out.arrived + N, 1) == N - 1;
+    if (*flag) out.arrived[N] = 0;
+    __threadfence();
+  }
+  __syncthreads();
+  if (*flag) sort_pairs(out, N * A, E, tile_size, counts, counts + E);
+}

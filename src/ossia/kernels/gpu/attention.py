@@ -1,0 +1,123 @@
+"""Attention of one query a sequence over its pages, on the GPU."""
+
+# N sequences, H heads, K KV heads, C head dim, P pages, S page size
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from ossia.core.errors import InvalidInputError
+from ossia.kernels._cuda import driver
+from ossia.kernels._cuda.driver import Grid
+from ossia.kernels.attention import attention_torch
+
+HEAD_DIMS = (32, 64, 128)
+MAX_GROUP = 8
+_THREADS = 256
+_BLOCKS = 256  # wanted in all, so that a long context fills the chip even alone
+_MAX_SPLITS = 32
+
+
+class DecodeScratch:
+    """Where the shares of one sequence's keys meet. One may serve all layers in turn.
+
+    Args:
+        num_sequences: N at most.
+        num_kv_heads: K.
+        head_dim: C.
+        device: where.
+    """
+
+    def __init__(self, *, num_sequences: int, num_kv_heads: int, head_dim: int, device: torch.device) -> None:
+        self.splits = max(1, min(_MAX_SPLITS, _BLOCKS // (num_sequences * num_kv_heads)))
+        rows = num_sequences * num_kv_heads
+        self.shares = torch.zeros(rows, self.splits, 16 + 8 * head_dim, dtype=torch.float32, device=device)
+        self.arrived = torch.zeros(rows, dtype=torch.int32, device=device)
+
+
+class _Pages(ctypes.Structure):
+    """`Pages` of attention.cu."""
+
+    _fields_ = (
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("block_table", ctypes.c_void_p),
+        ("context_lens", ctypes.c_void_p),
+        ("columns", ctypes.c_int),
+        ("page_size", ctypes.c_int),
+    )
+
+
+def check_heads(*, num_heads: int, num_kv_heads: int, head_dim: int, page_size: int) -> None:
+    """Refuse what the kernel cannot take."""
+    group = num_heads // num_kv_heads
+    if head_dim not in HEAD_DIMS or group > MAX_GROUP or page_size % 16:
+        raise InvalidInputError(
+            f"the GPU attention takes head dims {HEAD_DIMS}, up to {MAX_GROUP} query heads a KV head and page sizes in "
+            f"multiples of 16, but got head dim {head_dim}, {group} heads a KV head and pages of {page_size}"
+        )
+
+
+def decode_attention(
+    q: Tensor,
+    *,
+    keys: Tensor,
+    values: Tensor,
+    block_table: Tensor,
+    context_lens: Tensor,
+    sinks: Tensor,
+    window: int | None,
+    scratch: DecodeScratch,
+    out: Tensor,
+) -> None:
+    """Let each sequence's last token attend to its pages.
+
+    Args:
+        q: bfloat16 [N, H, C].
+        keys: bfloat16 [P, S, K, C].
+        values: likewise.
+        block_table: int32 [N, columns].
+        context_lens: int32 [N], tokens held, the query's own among them; 0 gives zeros.
+        sinks: bfloat16 [H].
+        window: how many keys the query sees; None for all.
+        scratch: see there.
+        out: bfloat16 [N, H, C], written; the softmax is float32.
+    """
+    N, H, C = q.shape
+    S, K = keys.shape[1:3]
+    pages = _Pages(*(x.data_ptr() for x in (keys, values, block_table, context_lens)), block_table.shape[1], S)
+    driver.load_kernel("attention", f"decode_attention_{C}", q.device).launch(
+        Grid(scratch.splits, K, N),
+        threads=_THREADS,
+        shared=8 * (16 + 8 * C) * 4,
+        args=(q, pages, sinks, out, scratch.shares, scratch.arrived, H, K, window or 0),
+    )
+
+
+def paged_attention_torch(
+    q: Tensor,
+    *,
+    keys: Tensor,
+    values: Tensor,
+    block_table: Tensor,
+    context_lens: Tensor,
+    sinks: Tensor,
+    window: int | None,
+    cu_seqlens_q: Tensor | None = None,
+) -> Tensor:
+    """The reference, in float32: gather each sequence's pages, then attend. q [T, H, C] -> float32 [T, H, C]."""
+    N, S = block_table.shape[0], keys.shape[1]
+    ends = list(range(N + 1)) if cu_seqlens_q is None else cu_seqlens_q.tolist()
+    parts = []
+    for n, context in enumerate(context_lens.tolist()):
+        queries = q[ends[n] : ends[n + 1]].float()
+        if context == 0 or queries.shape[0] == 0:
+            parts.append(torch.zeros_like(queries))
+            continue
+        pages = block_table[n, : -(-context // S)].long()
+        k, v = keys[pages].flatten(0, 1)[:context].float(), values[pages].flatten(0, 1)[:context].float()
+        parts.append(attention_torch(queries, k, v, sinks=sinks, window=window))
+    return torch.cat(parts)

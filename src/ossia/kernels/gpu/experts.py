@@ -1,0 +1,124 @@
+"""The experts on the GPU, packed in MXFP4: re-laid once, then multiplied by few or by many tokens."""
+
+# T tokens, P pairs, E experts, D model, F expert hidden, R rows of a matrix, N blocks of 32 columns
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ossia.core.errors import InvalidInputError, UnsupportedModelError
+from ossia.kernels._cuda import driver
+from ossia.kernels._cuda.driver import SHARED_LIMIT, Grid
+from ossia.kernels.gpu.routing import RoutedStruct, RoutingBuffers
+
+TILE_ROWS, TILE_COLUMNS, TILE_BYTES = 16, 64, 544
+_MAX_SCALE = 160
+_RING_BYTES = {8: 12 * 6 * 3 * 640, 16: 12 * 5 * 3 * 640, 32: 8 * 8 * 640}
+_THREADS = {8: 384, 16: 384, 32: 256}
+_SEGMENT_BYTES = 256
+
+
+def pack_experts(blocks: Tensor, *, scales: Tensor) -> Tensor:
+    """Re-lay MXFP4 matrices for the kernels here.
+
+    Args:
+        blocks: uint8 [E, R, N, 16], R a multiple of 16.
+        scales: uint8 [E, R, N].
+
+    Returns:
+        uint8 [E, R / 16, ceil(N / 2), 544]: tiles of 16 rows by 64 columns (see pack.cu).
+    """
+    E, R, N = scales.shape
+    check_packable(R, scales)
+    out = torch.empty(E, R // TILE_ROWS, -(-N // 2), TILE_BYTES, dtype=torch.uint8, device=blocks.device)
+    kernel = driver.load_kernel("pack", "pack_experts", blocks.device)
+    kernel.launch(Grid(E * R // TILE_ROWS, 4), threads=136, args=(blocks, scales, out, N), overlap=False)
+    return out
+
+
+def check_packable(num_rows: int, scales: Tensor) -> None:
+    """Refuse what the kernels cannot hold. Reads the scales, so it waits for the device."""
+    if num_rows % TILE_ROWS:
+        raise InvalidInputError(f"the GPU experts need rows in multiples of {TILE_ROWS}, but got {num_rows}")
+    largest = int(scales.max()) if scales.numel() else 0
+    if largest > _MAX_SCALE:
+        raise UnsupportedModelError(
+            f"an expert's scale byte is {largest}; the GPU kernels take up to {_MAX_SCALE} (2^{_MAX_SCALE - 127}); "
+            "255 would be a broken (NaN) weight"
+        )
+
+
+def pack_experts_torch(blocks: Tensor, *, scales: Tensor) -> Tensor:
+    """The reference of the layout, by gathers."""
+    E, R, N = scales.shape
+    chunks = -(-N // 2)
+    codes = torch.stack((blocks & 15, blocks >> 4), dim=-1).flatten(-3)  # [E, R, 32 N]
+    codes = torch.nn.functional.pad(codes, (0, 64 * chunks - 32 * N)).int()
+    exponents = torch.nn.functional.pad(scales, (0, 2 * chunks - N))
+    tiles = codes.view(E, R // 16, 8, 2, chunks, 4, 2, 4, 2)  # E, i, g, row half, chunk, product, k half, t, low or high
+    words = torch.zeros(E, R // 16, chunks, 8, 4, 4, dtype=torch.int64, device=blocks.device)  # ..., g, t, product
+    spots = (((8, 12), (7, 6)), ((8, 9), (7, 3)), ((8, 6), (7, 0)), ((8, 11), (6, 9), (1, 13)))
+    for pair, moves in enumerate(spots):
+        for high in range(2):
+            source = tiles[:, :, :, pair % 2, :, :, pair // 2, :, high].permute(0, 1, 3, 2, 5, 4).long()
+            for mask, shift in moves:
+                words |= (source & mask) << (shift + 16 * high)
+    code_bytes = torch.stack([(words >> (8 * byte)) & 255 for byte in range(4)], dim=-1).to(torch.uint8)
+    scale_bytes = exponents.view(E, R // 16, 8, 2, chunks, 2).permute(0, 1, 4, 2, 3, 5)
+    return torch.cat((code_bytes.flatten(3), scale_bytes.flatten(3)), dim=-1).contiguous()
+
+
+def gate_up_few(
+    x: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingBuffers, alpha: float, limit: float, out: Tensor
+) -> None:
+    """SwiGLU of each pair's gate and up.
+
+    Args:
+        x: bfloat16 [T, D], below 2^15 in magnitude.
+        packed: from `pack_experts`, of [E, 2 F, D].
+        bias: bfloat16 [E, 2 F].
+        routing: which pairs there are.
+        alpha: slope of SwiGLU's sigmoid.
+        limit: SwiGLU's clamp.
+        out: bfloat16 [P, F], written in sorted order. Sums and activation are float32, rounded once.
+    """
+    kernel, launch = _prepare("gate_up", x.shape[1], routing, x.device)
+    args = (x, packed, bias, RoutedStruct.of(routing), out, x.shape[1], bias.shape[1], routing.num_active)
+    kernel.launch(args=(*args, launch.pop("max_rows"), alpha, limit), **launch)
+
+
+def down_few(hidden: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingBuffers, out: Tensor) -> None:
+    """Each pair's output times its weight.
+
+    Args:
+        hidden: bfloat16 [P, F], in sorted order.
+        packed: of [E, D, F].
+        bias: bfloat16 [E, D].
+        routing: which pairs there are.
+        out: float32 [splits, P, D], written in sorted order: partial sums, to be added over splits.
+    """
+    kernel, launch = _prepare("down", hidden.shape[1], routing, hidden.device)
+    args = (hidden, packed, bias, RoutedStruct.of(routing), out, hidden.shape[1], bias.shape[1], routing.num_active)
+    kernel.launch(args=(*args, out.shape[0], launch.pop("max_rows"), out.shape[1]), **launch)
+
+
+def _prepare(name: str, num_columns: int, routing: RoutingBuffers, device: torch.device):  # noqa: ANN202
+    tile_size = routing.tile_size
+    row_bytes = -(-num_columns // TILE_COLUMNS) * 128 + 64
+    ring = _RING_BYTES[tile_size]
+    max_rows = min((SHARED_LIMIT - ring - _SEGMENT_BYTES) // row_bytes, 4 * tile_size)
+    if max_rows < tile_size:
+        raise InvalidInputError(
+            f"the GPU experts keep {tile_size} tokens of {num_columns} columns in shared memory, which has no room; "
+            "use a smaller tile_size"
+        )
+    kernel = driver.load_kernel("experts", f"{name}_{tile_size // 8}", device)
+    shared = ring + max_rows * row_bytes + _SEGMENT_BYTES
+    grid = Grid(num_multiprocessors(device))
+    return kernel, {"grid": grid, "threads": _THREADS[tile_size], "shared": shared, "max_rows": max_rows}
+
+
+def num_multiprocessors(device: torch.device) -> int:
+    """Of the GPU; 3 where there is none and the kernels are emulated."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3

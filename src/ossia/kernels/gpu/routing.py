@@ -1,0 +1,140 @@
+"""RMSNorm and router on the GPU, and the sorted list of work for the experts' kernels."""
+
+# N tokens, D model, E experts, A active experts a token, P = N * A pairs
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from ossia.core.errors import InvalidInputError
+from ossia.kernels._cuda import driver
+from ossia.kernels._cuda.driver import Grid
+from ossia.kernels.rms_norm import rms_norm_torch
+from ossia.kernels.router import Routing, route_torch
+
+TILE_SIZES = (8, 16, 32)
+"""Tokens of one expert that the experts' kernels take together."""
+_MAX_EXPERTS, _MAX_ACTIVE = 256, 32
+_WARPS = 8
+
+
+class RoutingBuffers:
+    """What the router writes and the experts' kernels read, at fixed addresses.
+
+    Pairs of token and expert are numbered token * A + choice. Sorted by expert they fall into tiles, each of one expert
+    and of up to `tile_size` pairs.
+
+    Args:
+        num_tokens: N.
+        num_experts: E.
+        num_active: A.
+        tile_size: one of TILE_SIZES.
+        device: where.
+
+    Raises:
+        InvalidInputError: more experts than the kernels take.
+    """
+
+    def __init__(
+        self, *, num_tokens: int, num_experts: int, num_active: int, tile_size: int, device: torch.device
+    ) -> None:
+        if num_experts > _MAX_EXPERTS or num_active > _MAX_ACTIVE:
+            raise InvalidInputError(
+                f"the GPU router takes up to {_MAX_EXPERTS} experts and {_MAX_ACTIVE} active ones, "
+                f"but got {num_experts} and {num_active}"
+            )
+        self.num_tokens, self.num_experts, self.num_active = num_tokens, num_experts, num_active
+        self.tile_size = tile_size
+        num_pairs = num_tokens * num_active
+        self.logits = torch.zeros(num_tokens, num_experts, dtype=torch.float32, device=device)
+        self.pair_weight = torch.zeros(num_pairs, dtype=torch.float32, device=device)
+        integers = torch.zeros(7, max(num_pairs, num_tokens + 1), dtype=torch.int32, device=device)
+        self.pair_expert, self.sorted_pair, self.pair_position = integers[0], integers[1], integers[2]
+        self.tile_expert, self.tile_begin, self.tile_count = integers[3], integers[4], integers[5]
+        self.arrived = integers[6]
+        self.num_tiles = torch.zeros(1, dtype=torch.int32, device=device)
+
+    @property
+    def num_pairs(self) -> int:
+        return self.num_tokens * self.num_active
+
+
+class RoutedStruct(ctypes.Structure):
+    """`Routed` of experts.cu."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in ("tile_expert", "tile_begin", "tile_count", "num_tiles", "sorted_pair", "pair_weight")
+    )
+
+    @classmethod
+    def of(cls, routing: RoutingBuffers) -> RoutedStruct:
+        return cls(*(getattr(routing, name).data_ptr() for name, _ in cls._fields_))
+
+
+class _RouteOut(ctypes.Structure):
+    """`RouteOut` of router.cu."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in (
+            "logits",
+            "pair_expert",
+            "pair_weight",
+            "tile_expert",
+            "tile_begin",
+            "tile_count",
+            "num_tiles",
+            "sorted_pair",
+            "pair_position",
+            "arrived",
+        )
+    )
+
+
+def norm_and_route(
+    stream: Tensor,
+    *,
+    norm: Tensor,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor,
+    out: RoutingBuffers,
+    normed: Tensor,
+    update: Tensor | None = None,
+    total: Tensor | None = None,
+) -> None:
+    """Normalise the stream, choose each token's experts and list the experts' work.
+
+    Args:
+        stream: bfloat16 [N, D], D even.
+        norm: the norm's weight [D].
+        eps: of the norm.
+        weight: the router's, [E, D].
+        bias: [E].
+        out: written.
+        normed: [N, D], written.
+        update: [N, D] to be added to the stream first, the sum being rounded to bfloat16.
+        total: [N, D], written with that sum; not the stream itself.
+    """
+    N, D = stream.shape
+    E, A = out.num_experts, out.num_active
+    struct = _RouteOut(*(getattr(out, name).data_ptr() for name, _ in _RouteOut._fields_))
+    kernel = driver.load_kernel("router", "router", stream.device)
+    kernel.launch(
+        Grid(-(-E // _WARPS), N),
+        threads=_WARPS * 32,
+        shared=4 * D + 256 + 8 * E,
+        args=(stream, update, total, norm, normed, weight, bias, struct, D, E, A, out.tile_size, eps),
+    )
+
+
+def norm_and_route_torch(
+    stream: Tensor, *, norm: Tensor, eps: float, weight: Tensor, bias: Tensor, num_active: int
+) -> tuple[Tensor, Routing]:
+    """The reference: the normed stream, and float32's routing of it."""
+    normed = rms_norm_torch(stream, weight=norm, eps=eps)
+    return normed, route_torch(normed.float(), weight=weight.float(), bias=bias.float(), num_active=num_active)

@@ -1,0 +1,117 @@
+"""The experts' kernels against float32 over the unpacked weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ossia.core.errors import InvalidInputError, UnsupportedModelError
+from ossia.kernels.experts import ExpertWeights, expert_mlp_torch
+from ossia.kernels.gpu.experts import down_few, gate_up_few, pack_experts, pack_experts_torch
+from ossia.kernels.gpu.routing import RoutingBuffers, norm_and_route
+from ossia.kernels.mxfp4 import Mxfp4, unpack_mxfp4
+
+ALPHA, LIMIT = 1.702, 7.0
+
+
+def random_packed(*shape: int, seed: int) -> Mxfp4:
+    """Bytes at random; scales that make weights of about 0.1, one block of them zero."""
+    generator = torch.Generator().manual_seed(seed)
+    E, R, columns = shape
+    blocks = torch.randint(0, 256, (E, R, columns // 32, 16), dtype=torch.uint8, generator=generator)
+    scales = torch.randint(120, 124, (E, R, columns // 32), dtype=torch.uint8, generator=generator)
+    scales[0, 0, 0] = 0
+    return Mxfp4(blocks, scales)
+
+
+@pytest.mark.parametrize(("E", "R", "columns"), [(1, 16, 32), (2, 32, 64), (3, 48, 96), (2, 16, 224)])
+def test_packing_is_the_reference_layout(device: torch.device, E: int, R: int, columns: int) -> None:
+    w = random_packed(E, R, columns, seed=1)
+    packed = pack_experts(w.blocks.to(device), scales=w.scales.to(device))
+    assert torch.equal(packed.cpu(), pack_experts_torch(w.blocks, scales=w.scales))
+
+
+def test_packing_refuses_rows_and_scales_that_do_not_fit(device: torch.device) -> None:
+    w = random_packed(1, 16, 32, seed=2)
+    with pytest.raises(InvalidInputError, match="multiples of 16"):
+        pack_experts(w.blocks[:, :8], scales=w.scales[:, :8])
+    w.scales[0, 3, 0] = 255
+    with pytest.raises(UnsupportedModelError, match="255"):
+        pack_experts(w.blocks, scales=w.scales)
+
+
+def routed(x: Tensor, *, E: int, A: int, tile_size: int, seed: int) -> RoutingBuffers:
+    """Routing of x by random weights."""
+    T, D = x.shape
+    generator = torch.Generator().manual_seed(seed)
+    out = RoutingBuffers(num_tokens=T, num_experts=E, num_active=A, tile_size=tile_size, device=x.device)
+    weight = torch.randn(E, D, generator=generator).to(x)
+    norm, bias = torch.ones(D).to(x), torch.zeros(E).to(x)
+    norm_and_route(x, norm=norm, eps=1e-5, weight=weight, bias=bias, out=out, normed=torch.empty_like(x))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("T", "E", "A", "D", "F", "tile_size", "splits"),
+    [
+        (1, 4, 4, 64, 32, 8, 1),
+        (1, 8, 2, 96, 64, 8, 2),
+        (3, 5, 2, 224, 96, 8, 1),
+        (8, 4, 3, 160, 64, 8, 2),
+        (13, 4, 2, 96, 64, 16, 1),
+        (40, 3, 2, 64, 32, 32, 2),
+        (29, 2, 2, 64, 64, 8, 1),  # several tiles an expert
+    ],
+)
+def test_experts_match_float32(
+    device: torch.device, T: int, E: int, A: int, D: int, F: int, tile_size: int, splits: int
+) -> None:
+    generator = torch.Generator().manual_seed(T * 100 + D)
+    x = torch.randn(T, D, generator=generator).bfloat16()
+    gate_up, down = random_packed(E, 2 * F, D, seed=3), random_packed(E, D, F, seed=4)
+    gate_up_bias = torch.randn(E, 2 * F, generator=generator).bfloat16()
+    down_bias = torch.randn(E, D, generator=generator).bfloat16()
+
+    on = x.to(device)
+    routing = routed(on, E=E, A=A, tile_size=tile_size, seed=5)
+    packed = [pack_experts(w.blocks.to(device), scales=w.scales.to(device)) for w in (gate_up, down)]
+    hidden = torch.full((T * A, F), float("nan"), dtype=torch.bfloat16, device=device)
+    gate_up_few(
+        on, packed=packed[0], bias=gate_up_bias.to(device), routing=routing, alpha=ALPHA, limit=LIMIT, out=hidden
+    )
+    parts = torch.full((splits, T * A, D), float("nan"), device=device)
+    down_few(hidden, packed=packed[1], bias=down_bias.to(device), routing=routing, out=parts)
+    by_pair = parts.sum(dim=0)[routing.pair_position.long()[: T * A]].view(T, A, D).sum(dim=1).cpu()
+
+    wide = ExpertWeights(
+        unpack_mxfp4(gate_up.blocks, scales=gate_up.scales, dtype=torch.float32),
+        gate_up_bias.float(),
+        unpack_mxfp4(down.blocks, scales=down.scales, dtype=torch.float32),
+        down_bias.float(),
+    )
+    indices = routing.pair_expert[: T * A].view(T, A).long().cpu()
+    weights = routing.pair_weight.view(T, A).cpu()
+    expected = expert_mlp_torch(x.float(), experts=wide, indices=indices, weights=weights, alpha=ALPHA, limit=LIMIT)
+    # One rounding to bfloat16 (the hidden layer): 2^-9 at most for each value, far less for a sum's norm.
+    error = (by_pair - expected).norm() / expected.norm()
+    assert error < 2e-3, error
+    assert (by_pair - expected).abs().max() < 2e-2 * expected.abs().max()
+
+
+def test_a_token_alone_gives_what_it_gives_in_a_batch(device: torch.device) -> None:
+    T, E, A, D, F = 6, 4, 2, 96, 64
+    x = torch.randn(T, D, generator=torch.Generator().manual_seed(6)).bfloat16().to(device)
+    gate_up = random_packed(E, 2 * F, D, seed=7)
+    packed = pack_experts(gate_up.blocks.to(device), scales=gate_up.scales.to(device))
+    bias = torch.zeros(E, 2 * F, dtype=torch.bfloat16, device=device)
+
+    def hidden_of(rows: Tensor) -> Tensor:
+        routing = routed(rows, E=E, A=A, tile_size=8, seed=8)
+        out = torch.empty(rows.shape[0] * A, F, dtype=torch.bfloat16, device=device)
+        gate_up_few(rows, packed=packed, bias=bias, routing=routing, alpha=ALPHA, limit=LIMIT, out=out)
+        return out[routing.pair_position[: rows.shape[0] * A].long()].view(-1, A, F)
+
+    together = hidden_of(x)
+    for token in range(T):  # a sum's order does not depend on the batch
+        assert torch.equal(together[token], hidden_of(x[token : token + 1].contiguous())[0])
