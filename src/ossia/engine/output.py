@@ -7,6 +7,7 @@ whether or not it is a control token, and adds nothing to the text.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -138,6 +139,8 @@ class SequenceOutput:
     def _match(self, text: str) -> str:
         """Look for stop strings in new text; gives what is final of it and of the text held back."""
         assert self._matcher is not None
+        if not self._state and not self._matcher.may_begin_in(text):
+            return text
         is_live = self.num_tokens >= self._min_tokens
         self._state, stop, end = self._matcher.feed(text, state=self._state, is_live=is_live)
         if stop is not None:
@@ -183,10 +186,15 @@ class StopMatcher:
                     self._stop.append(None)
                 state = following
             self._stop[state] = stop
+        self._opening = re.compile("[" + "".join(map(re.escape, self._steps[0])) + "]")
         self._fallback = [0] * len(self._steps)
         # What of the text's end may still become a stop string. A leaf itself may not, but an ending of it may.
         self._num_held = [depth[state] if self._steps[state] else 0 for state in range(len(self._steps))]
         self._link()
+
+    def may_begin_in(self, text: str) -> bool:
+        """Whether the text has a character that a stop string begins with."""
+        return self._opening.search(text) is not None
 
     def num_held(self, state: int) -> int:
         """How many of the last characters may be the beginning of a stop string."""

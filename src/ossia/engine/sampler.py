@@ -152,6 +152,7 @@ class Sampler:
         self.vocab_size = vocab_size
         self.device = torch.device(device)
         self._penalties = PenaltyTable(vocab_size=vocab_size, device=self.device)
+        self._bits = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=self.device)
         self._batch: _Batch | None = None
 
     def release(self, sequence: Sequence) -> None:
@@ -241,8 +242,7 @@ class Sampler:
     def _mask(self, logits: Tensor, places: list[int], *, masks: Tensor) -> None:
         """Set what the masks [len(places), W] forbid to minus infinity, in place."""
         words = to_device(masks.contiguous(), self.device)
-        bits = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=self.device)
-        is_allowed = (words.view(torch.uint8).unsqueeze(-1) & bits).ne(0).flatten(1)[:, : self.vocab_size]
+        is_allowed = (words.view(torch.uint8).unsqueeze(-1) & self._bits).ne(0).flatten(1)[:, : self.vocab_size]
         if len(places) == len(logits):
             logits.masked_fill_(~is_allowed, -math.inf)
         else:
