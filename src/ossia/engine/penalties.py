@@ -19,15 +19,11 @@ class PenaltyRow(NamedTuple):
 
     Attributes:
         sequence: whose tokens count.
-        num_output: output tokens before the first row of this step; all but the last must be in `token_ids`.
-        drafts: tokens behind them that this row takes for granted.
-        pending: where the last of the output tokens lies in `pending_ids`, if only the device knows it.
+        drafts: tokens behind its own that this row takes for granted.
     """
 
     sequence: Sequence
-    num_output: int
     drafts: tuple[int, ...]
-    pending: int | None
 
 
 class PenaltyFactors(NamedTuple):
@@ -82,15 +78,13 @@ class PenaltyTable:
         if slot is not None:
             self._free.append(slot.index)
 
-    def penalise(
-        self, logits: Tensor, *, rows: list[PenaltyRow], factors: PenaltyFactors, pending_ids: Tensor | None
-    ) -> Tensor:
+    def penalise(self, logits: Tensor, *, rows: list[PenaltyRow], factors: PenaltyFactors) -> Tensor:
         """Logits [P, V] after the penalties of their rows, as a new tensor.
 
         Repetition (Keskar et al. 2019) comes first: x / r where x > 0, else x * r, for tokens in prompt or output.
         Then presence is taken off for each token in the output, and frequency once for each time it is there.
         """
-        slots = self._count(rows, pending_ids)
+        slots = self._count(rows)
         index = self._to_device(slots)
         counts = self._counts.index_select(0, index)
         places = [place for place, row in enumerate(rows) for _ in row.drafts]
@@ -102,41 +96,25 @@ class PenaltyTable:
         repeated = torch.where(logits > 0, logits / factors.repetition, logits * factors.repetition)
         return torch.where(is_seen, repeated, logits) - (factors.presence * is_output + factors.frequency * counts)
 
-    def _count(self, rows: list[PenaltyRow], pending_ids: Tensor | None) -> list[int]:
-        """Count what is new since the last step; returns each row's slot."""
+    def _count(self, rows: list[PenaltyRow]) -> list[int]:
+        """Count the output tokens that are new since the last step; returns each row's slot."""
         slots: list[int] = []
         at: list[int] = []
         tokens: list[int] = []
-        pending_at: list[int] = []
-        pending: list[int] = []
-        for row in rows:
-            sequence = row.sequence
-            slot = self._slots.get(sequence)
-            if slot is None or slot.num_counted > row.num_output:
-                # New, or a token that was counted in flight came to nothing: count from the start.
-                slot = self._open(sequence)
+        for sequence, _ in rows:
+            slot = self._slots.get(sequence) or self._open(sequence)
             slots.append(slot.index)
-            if slot.num_counted == row.num_output:
-                continue
-            begin, end = sequence.num_prompt + slot.num_counted, sequence.num_prompt + row.num_output
-            known = sequence.token_ids[begin:end]
-            tokens += known
-            at += [slot.index] * len(known)
-            if begin + len(known) < end:
-                assert row.pending is not None
-                pending.append(row.pending)
-                pending_at.append(slot.index)
-            slot.num_counted = row.num_output
+            num_output = sequence.num_output
+            if slot.num_counted < num_output:
+                new = sequence.token_ids[sequence.num_prompt + slot.num_counted :]
+                tokens += new
+                at += [slot.index] * len(new)
+                slot.num_counted = num_output
         if tokens:
             _increment(self._counts, self._to_device(at), self._to_device(tokens))
-        if pending:
-            assert pending_ids is not None
-            ids = pending_ids.index_select(0, self._to_device(pending))
-            _increment(self._counts, self._to_device(pending_at), ids)
         return slots
 
     def _open(self, sequence: Sequence) -> _Slot:
-        self.release(sequence)
         if not self._free:
             self._grow()
         slot = self._slots[sequence] = _Slot(self._free.pop())

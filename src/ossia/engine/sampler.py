@@ -35,10 +35,10 @@ class SamplingRow(NamedTuple):
     Attributes:
         sequence: whose token is sampled; gives prompt, output so far, seed and params.
         output_index: the token's index in the output.
-        drafts: the last tokens before it, which this row takes for granted.
+        drafts: the last tokens before it, which this row takes for granted. The other tokens before it are known: with
+            penalties, those that the step before samples must be in `sequence.token_ids` by now.
         banned_ids: tokens that must not come: the stop ids while `output_index < min_tokens`.
         mask: its row in `masks`; None if it has no constraint.
-        pending: where the token before it (and before the drafts) lies in `pending_ids`, if only the device knows it.
     """
 
     sequence: Sequence
@@ -46,7 +46,6 @@ class SamplingRow(NamedTuple):
     drafts: tuple[int, ...] = ()
     banned_ids: tuple[int, ...] = ()
     mask: int | None = None
-    pending: int | None = None
 
 
 class SampleFailure(StrEnum):
@@ -168,7 +167,6 @@ class Sampler:
         rows: Row[SamplingRow],
         *,
         masks: npt.NDArray[np.int32] | Tensor | None = None,
-        pending_ids: Tensor | None = None,
     ) -> SamplerOutput:
         """Choose a token for each row.
 
@@ -176,13 +174,12 @@ class Sampler:
             logits: [R, V] float32, left as they are.
             rows: R of them. Those of one sequence stand together, fewest drafts first.
             masks: [M, W] int32 on the host, bit i of word w allowing token 32 w + i.
-            pending_ids: [any] int64 on the device, the tokens sampled by the step before, for rows with `pending`.
         """
         sequences = [row.sequence for row in rows]
         batch = self._batch
         if batch is None or batch.sequences != sequences:
             batch = self._batch = self._make_batch(sequences)
-        shaped = self._shape(logits, rows, batch, masks=masks, pending_ids=pending_ids)
+        shaped = self._shape(logits, rows, batch, masks=masks)
         uniforms = None
         if not batch.plan.is_greedy:
             indices = np.fromiter([row.output_index for row in rows], dtype=np.uint64, count=len(rows))
@@ -205,12 +202,11 @@ class Sampler:
         batch: _Batch,
         *,
         masks: npt.NDArray[np.int32] | Tensor | None,
-        pending_ids: Tensor | None,
     ) -> Tensor:
         """The logits after penalties, bias, masks and bans: the same tensor if there are none, else a new one."""
         shaped = logits
         if batch.factors is not None:
-            shaped = self._penalise(logits, rows, batch, pending_ids=pending_ids)
+            shaped = self._penalise(logits, rows, batch)
         if batch.bias is not None:
             shaped = logits.clone() if shaped is logits else shaped
             place = (batch.bias.rows, batch.bias.ids)
@@ -228,15 +224,12 @@ class Sampler:
             shaped[self._index(list(at)), self._index(list(ids))] = -math.inf
         return shaped
 
-    def _penalise(self, logits: Tensor, rows: Row[SamplingRow], batch: _Batch, *, pending_ids: Tensor | None) -> Tensor:
+    def _penalise(self, logits: Tensor, rows: Row[SamplingRow], batch: _Batch) -> Tensor:
         assert batch.factors is not None
-        penalised = [rows[place] for place in batch.penalised]
-        wanted = [
-            PenaltyRow(row.sequence, row.output_index - len(row.drafts), row.drafts, row.pending) for row in penalised
-        ]
+        wanted = [PenaltyRow(rows[place].sequence, rows[place].drafts) for place in batch.penalised]
         index = batch.penalised_index
         part = logits if index is None else logits.index_select(0, index)
-        part = self._penalties.penalise(part, rows=wanted, factors=batch.factors, pending_ids=pending_ids)
+        part = self._penalties.penalise(part, rows=wanted, factors=batch.factors)
         return part if index is None else logits.index_copy(0, index, part)
 
     def _mask(self, logits: Tensor, places: list[int], *, masks: Tensor) -> None:
@@ -297,7 +290,6 @@ def make_rows(
     *,
     stop_ids: tuple[int, ...] = (),
     masks: Row[int] | None = None,
-    pending: int | None = None,
 ) -> list[SamplingRow]:
     """The rows of one scheduled sequence: one for the known tokens, and one behind each draft.
 
@@ -305,13 +297,12 @@ def make_rows(
         scheduled: from the plan.
         stop_ids: the sequence's own, banned as long as `min_tokens` asks for more; none with `ignore_eos`.
         masks: rows in the step's masks, one for each sample.
-        pending: where its last token lies among those the step before sampled, if `is_last_in_flight`.
     """
     sequence, drafts = scheduled.sequence, scheduled.drafts
     first = scheduled.end - len(drafts) - sequence.num_prompt
     min_tokens = sequence.request.params.min_tokens
     if scheduled.num_samples == 1 and first >= min_tokens:
-        return [SamplingRow(sequence, first, (), (), masks[0] if masks else None, pending)]
+        return [SamplingRow(sequence, first, (), (), masks[0] if masks else None)]
     return [
         SamplingRow(
             sequence=sequence,
@@ -319,7 +310,6 @@ def make_rows(
             drafts=drafts[:place],
             banned_ids=stop_ids if first + place < min_tokens else (),
             mask=masks[place] if masks else None,
-            pending=pending,
         )
         for place in range(scheduled.num_samples)
     ]

@@ -128,10 +128,6 @@ class PromptLookup:
         n = self.config.min_ngram
         latest, earlier = index.latest, index.earlier
         begin = len(earlier)
-        if begin > len(tokens):  # tokens were taken back
-            latest.clear()
-            earlier.clear()
-            begin = 0
         end = min(len(tokens), begin + self.config.index_batch)
         for place in range(begin, end):
             if place < n:

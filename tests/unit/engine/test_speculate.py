@@ -194,14 +194,6 @@ def test_no_drafts_where_none_are_wanted_or_possible() -> None:
     assert lookup.propose(sequence_of([1]), 2) == ()
 
 
-def test_tokens_taken_back_are_forgotten() -> None:
-    lookup = PromptLookup()
-    sequence = sequence_of([1, 2, 3, 4, 1, 2])
-    lookup.propose(sequence, 1)
-    sequence.token_ids = [1, 2, 9, 1, 2]
-    assert lookup.propose(sequence, 1) == (9,)
-
-
 def test_memory_is_released() -> None:
     lookup = PromptLookup()
     sequence = sequence_of([1, 2, 1, 2])
