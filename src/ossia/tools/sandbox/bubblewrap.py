@@ -1,0 +1,213 @@
+"""The sandbox by bubblewrap: namespaces for everything, no network, a file system of a few read-only folders.
+
+A user other than root gets a user namespace. Root does not: its processes would still count as root's, whom no limit
+on the number of processes binds; instead the program becomes the user that owns the writable folder, and
+`prepare_folder` gives a folder an owner whose number nobody else has. Where that owner is root, the program stays
+root's, without a single capability.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ossia.tools.sandbox.base import (
+    BOOT_DIR,
+    Launch,
+    SandboxError,
+    SandboxProcess,
+    base_environment,
+    boot_settings,
+)
+from ossia.tools.sandbox.cgroup import make_cgroup
+from ossia.tools.sandbox.seccomp import build_filter
+
+_FIRST_UID, _NUM_UIDS = 1_879_048_192, 65_536
+"""User numbers for sandboxes: above what distributions and name services give out."""
+_NAMESPACE_UID = 1000
+_ETC = ("alternatives", "fonts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types")
+_PROBE_SECONDS = 10
+# The shell joins the control groups before it becomes bubblewrap, so nothing ever runs outside of them.
+_JOIN = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1" || exit 125; shift; n=$((n-1)); done; exec "$@"'
+
+
+class BubblewrapSandbox:
+    """Programs under `bwrap`.
+
+    Args:
+        python: the interpreter for programs in the sandbox; its prefixes are shown read-only. Default: this one.
+        command: the bwrap executable.
+        read_only: further folders to show, read-only, at their own paths.
+    """
+
+    name = "bubblewrap"
+    is_isolated = True
+
+    def __init__(
+        self, *, python: Path | None = None, command: str | None = None, read_only: Iterable[Path] = ()
+    ) -> None:
+        self._python = Path(python or sys.executable)
+        self._command = command or shutil.which("bwrap") or "bwrap"
+        self._read_only = tuple(read_only)
+        self._has_own_uid = os.geteuid() == 0
+        self._filter = build_filter()
+        self._can_disable_userns: bool | None = None
+
+    def find_fault(self) -> str | None:
+        """Runs a program in a sandbox; None if that works, else what stands in the way."""
+        if shutil.which(self._command) is None:
+            return "bubblewrap is not installed (the package 'bubblewrap' of your distribution)"
+        try:
+            arguments = [*self._namespaces(uid=None), *self._file_system(), "--", "/bin/true"]
+            done = subprocess.run(  # noqa: S603  our own arguments
+                [self._command, *arguments], capture_output=True, timeout=_PROBE_SECONDS, check=False
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"bubblewrap cannot be run: {error}"
+        if done.returncode:
+            return f"bubblewrap does not work here: {done.stderr.decode('utf-8', 'replace').strip()}"
+        return None
+
+    def inside(self, path: Path, *, at: str) -> str:
+        return at
+
+    def prepare_folder(self, path: Path) -> None:
+        if not self._has_own_uid:
+            return
+        uid = path.lstat().st_uid
+        if not _FIRST_UID <= uid < _FIRST_UID + _NUM_UIDS:
+            uid = _FIRST_UID + secrets.randbelow(_NUM_UIDS)
+        for folder, names, files in os.walk(path):
+            for name in (".", *names, *files):
+                os.chown(Path(folder) / name, uid, uid, follow_symlinks=False)
+
+    async def start(self, launch: Launch) -> SandboxProcess:
+        uid = self._uid_of(launch)
+        python = str(self._python)
+        program = tuple(python if part == "python" and i == 0 else part for i, part in enumerate(launch.program))
+        environment = {
+            **base_environment(
+                python_dir=str(self._python.parent), num_cpus=launch.limits.num_cpus, home=launch.workdir
+            ),
+            **launch.environment,
+        }
+        size = str(launch.limits.temporary_bytes)
+        arguments = [
+            *self._namespaces(uid=uid),
+            *self._file_system(),
+            *("--perms", "1777", "--size", size, "--tmpfs", "/dev/shm"),  # noqa: S108
+            *("--remount-ro", "/dev"),
+            *("--perms", "1777", "--size", size, "--tmpfs", "/tmp"),  # noqa: S108
+            *(*_parents(BOOT_DIR), "--ro-bind", str(launch.boot_dir), BOOT_DIR),
+        ]
+        for host, inside in launch.writable.items():
+            arguments += [*_parents(inside), "--bind", str(host), inside]
+        arguments += ["--remount-ro", "/", "--chdir", "/", "--clearenv"]
+        for key, value in environment.items():
+            arguments += ["--setenv", key, value]
+        settings = boot_settings(launch, uid=uid, workdir=launch.workdir)
+        return await self._spawn(arguments, [python, "-I", f"{BOOT_DIR}/boot.py", settings, *program], launch=launch)
+
+    async def _spawn(self, arguments: list[str], program: list[str], *, launch: Launch) -> SandboxProcess:
+        cgroup = make_cgroup(launch.limits)
+        procs = [str(path) for path in cgroup.procs_files] if cgroup else []
+        filter_fd = _pipe_with(self._filter) if self._filter is not None else None
+        passed = () if filter_fd is None else (filter_fd,)
+        seccomp = [] if filter_fd is None else ["--seccomp", str(filter_fd)]
+        command = [self._command, *arguments, *seccomp, "--", *program]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *("/bin/sh", "-c", _JOIN, "sh", str(len(procs)), *procs, *command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE if launch.has_output else asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=passed,
+                start_new_session=True,
+                env={},
+            )
+        except OSError as error:
+            if cgroup is not None:
+                await cgroup.remove()
+            raise SandboxError(f"the sandbox cannot be started: {error}") from error
+        finally:
+            if filter_fd is not None:
+                os.close(filter_fd)
+        return SandboxProcess(process=process, cgroup=cgroup)
+
+    def _namespaces(self, *, uid: int | None) -> list[str]:
+        options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+        options += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+        if self._has_own_uid:
+            # Given up again when boot.py changes the user.
+            return options if uid is None else [*options, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        options += ["--unshare-user", "--uid", str(_NAMESPACE_UID), "--gid", str(_NAMESPACE_UID)]
+        return [*options, "--disable-userns"] if self._knows_disable_userns() else options
+
+    def _knows_disable_userns(self) -> bool:
+        if self._can_disable_userns is None:
+            shown = subprocess.run([self._command, "--help"], capture_output=True, check=False)  # noqa: S603
+            self._can_disable_userns = b"--disable-userns" in shown.stdout + shown.stderr
+        return self._can_disable_userns
+
+    def _file_system(self) -> list[str]:
+        options = ["--ro-bind", "/usr", "/usr"]
+        for hidden in ("/usr/local", "/usr/src"):
+            if Path(hidden).is_dir():
+                options += ["--tmpfs", hidden]  # what an administrator put there is the host's
+        for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+            path = Path("/", name)
+            if path.is_symlink():
+                options += ["--symlink", os.readlink(path), str(path)]
+            elif path.is_dir():
+                options += ["--ro-bind", str(path), str(path)]
+        options += ["--perms", "0755", "--dir", "/etc"]
+        for name in _ETC:
+            options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        for path in self._prefixes():
+            options += [*_parents(str(path)), "--ro-bind", str(path), str(path)]
+        return [*options, "--proc", "/proc", "--dev", "/dev"]
+
+    def _prefixes(self) -> Iterator[Path]:
+        """Folders of the interpreter outside of /usr, those of a virtual environment's parent too."""
+        own = self._python == Path(sys.executable)
+        found = [Path(sys.prefix), Path(sys.base_prefix)] if own else [self._python.parent.parent]
+        if own and (library := sysconfig.get_config_var("LIBDIR")):
+            found.append(Path(library))
+        # The interpreter is often a chain of links; each end must exist inside.
+        found.append(self._python.resolve().parent.parent)
+        seen: list[Path] = []
+        for path in sorted({path.absolute() for path in (*found, *self._read_only) if path.is_dir()}):
+            is_shown = path.is_relative_to("/usr") and not path.is_relative_to("/usr/local")
+            if not is_shown and path != Path("/") and not any(path.is_relative_to(other) for other in seen):
+                seen.append(path)
+                yield path
+
+    def _uid_of(self, launch: Launch) -> int | None:
+        """Whom the program becomes; None leaves it what it is."""
+        if not self._has_own_uid:
+            return None
+        uids = {path.lstat().st_uid for path in launch.writable}
+        if len(uids) != 1:
+            raise SandboxError(f"the writable folders of a sandbox belong to {len(uids)} users; give them one owner")
+        return uids.pop() or None
+
+
+def _parents(path: str) -> list[str]:
+    """Makes the folders above a mount point open to every user; bwrap would keep them to itself."""
+    folders = [str(folder) for folder in reversed(Path(path).parents) if folder not in (Path("/"), Path("/usr"))]
+    return [part for folder in folders for part in ("--perms", "0755", "--dir", folder)]
+
+
+def _pipe_with(data: bytes) -> int:
+    """The reading end of a pipe that holds `data`; a filter is far smaller than a pipe's buffer."""
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    return reader
