@@ -286,3 +286,9 @@ def _check_names(names: Sequence[str]) -> None:
 def _check_text(text: object, *, what: str, param: str) -> None:
     if not isinstance(text, str) or not text:
         raise InvalidInputError(f"{text!r} is not {what}; give a text that is not empty", param=param)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{what} holds half a surrogate pair ({error}); give Unicode text", param=param
+        ) from error

@@ -6,13 +6,14 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher
 
 from ossia.core.errors import InvalidInputError
 from ossia.engine.constraint import TurnConstraint
 from ossia.engine.grammar.harmony_grammar import first_ids_of_results, pack_grammar, write_turn_grammar
+from ossia.engine.grammar.limits import limits_for
 from ossia.engine.grammar.matcher import Matcher, MatcherRules, mask_width
-from ossia.engine.grammar.output_grammar import write_output_grammar
+from ossia.engine.grammar.output_grammar import tidy_message, write_output_grammar
 from ossia.engine.grammar.vocabulary import build_token_trie
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ class GrammarCompiler:
         self.mask_width = mask_width(tokenizer.vocab_size)
         self._tokenizer = tokenizer
         self._trie = build_token_trie(tokenizer)
-        self._limits = compile_limits()
         self._cache: OrderedDict[Constraint, _Compiled] = OrderedDict()
         self._cache_size = cache_size
         self._lock = threading.Lock()
@@ -80,34 +80,22 @@ class GrammarCompiler:
         return compiled
 
     def _compile(self, constraint: Constraint) -> _Compiled:
-        tokenizer = self._tokenizer
+        tokenizer, limits = self._tokenizer, limits_for(constraint)
         rules = MatcherRules(tokenizer.vocab_size, (tokenizer.endoftext,), tokenizer.start, frozenset())
         if isinstance(constraint, TurnConstraint):
-            text, notes = write_turn_grammar(constraint, tokenizer=tokenizer, limits=self._limits)
+            text, notes = write_turn_grammar(constraint, tokenizer=tokenizer, limits=limits)
             if constraint.num_calls > 1:
                 rules = rules._replace(result_ids=first_ids_of_results(constraint, tokenizer=tokenizer))
         else:
-            piece = write_output_grammar(constraint, name="output", param="constraint", limits=self._limits)
+            piece = write_output_grammar(constraint, name="output", param="constraint", limits=limits)
             sides = [(piece.side_name, piece.side_grammar)] if piece.side_name and piece.side_grammar else []
             text, notes = pack_grammar(f"%llguidance {{}}\nstart: {piece.body}\n", sides), piece.notes
             rules = rules._replace(end_ids=(tokenizer.endoftext, tokenizer.return_))
-        inner = LLMatcher(self._trie, text, log_level=0, limits=self._limits)
+        inner = LLMatcher(self._trie, text, log_level=0, limits=limits)
+        inner.compute_bitmask()  # a grammar too wide for its very first token is told of here, and later masks are warm
         if inner.is_error():
             raise InvalidInputError(
-                f"the constraint cannot be compiled: {inner.get_error()}; use fewer or smaller schemas",
+                f"the constraint is too large: {tidy_message(inner.get_error())}; use fewer or smaller schemas",
                 param="constraint",
             )
         return _Compiled(inner, rules, notes)
-
-
-def compile_limits() -> LLParserLimits:
-    """What one grammar may cost: about a second to compile, some tens of MB, and some ms a mask."""
-    return LLParserLimits(
-        max_items_in_row=2_000,
-        initial_lexer_fuel=1_000_000,
-        step_lexer_fuel=200_000,
-        step_max_items=50_000,
-        max_lexer_states=50_000,
-        max_grammar_size=500_000,
-        verbose_errors=False,
-    )

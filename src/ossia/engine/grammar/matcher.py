@@ -37,7 +37,8 @@ class MatcherRules(NamedTuple):
 class Matcher:
     """The state of one output. Not for several threads at once.
 
-    It never raises on what a model does. What it cannot follow sets `error`, and nothing is allowed any more.
+    It never raises on what a model does. What it cannot follow sets `error`. Where the output is finished or broken,
+    masks allow the end id alone, so that whoever samples there (behind a draft, say) has something to choose.
 
     Attributes:
         error: why it broke, as when the grammar grew too complex for its limits; None while all is well.
@@ -79,12 +80,9 @@ class Matcher:
         return 0
 
     def fill_mask(self, row: npt.NDArray[np.int32]) -> None:
-        """Writes the allowed tokens as bits over all of `row` [mask_width], contiguous int32.
-
-        Where the output is finished or broken, no token is allowed.
-        """
+        """Writes the allowed tokens as bits over all of `row` [mask_width], contiguous int32."""
         if not self._can_go_on():
-            row.fill(0)
+            self._close_mask(row)
             return
         self._inner.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
         self._finish_mask(row)
@@ -142,16 +140,21 @@ class Matcher:
         return self.error is None and not self._has_ended and not self._inner.is_stopped()
 
     def _finish_mask(self, row: npt.NDArray[np.int32]) -> None:
-        """Allows the other end ids where the library allows its own, and nothing where it broke."""
-        if self._inner.is_error():  # the library then allows its end id
+        """Allows the other end ids where the library allows its own."""
+        if self._inner.is_error():
             self._note_error()
-            row.fill(0)
+            self._close_mask(row)
             return
         first, *others = self._rules.end_ids
         if others and row[first >> 5] >> (first & 31) & 1:
             words = row.view(np.uint32)
             for token_id in others:
                 words[token_id >> 5] |= np.uint32(1 << (token_id & 31))
+
+    def _close_mask(self, row: npt.NDArray[np.int32]) -> None:
+        end_id = self._rules.end_ids[0]
+        row.fill(0)
+        row.view(np.uint32)[end_id >> 5] = np.uint32(1 << (end_id & 31))
 
     def _note_error(self) -> None:
         if self._inner.is_error():
@@ -182,34 +185,29 @@ class MaskFiller:
     def fill(self, requests: Sequence[MaskRequest], masks: npt.NDArray[np.int32]) -> None:
         """Writes rows of `masks` [rows, mask_width], contiguous int32; rows that nobody asks for stay as they are.
 
-        A request with drafts gets 1 + len(drafts) rows, row k for behind k drafts. Behind a draft that is not
-        allowed, or that ends the output, no token is allowed. The matchers stay where they are.
+        A request takes 1 + len(drafts) rows; the k-th of them says what may follow k drafts, or allows the end id
+        alone where those drafts are not allowed. The matchers stay where they are.
         """
         plain: list[tuple[LLMatcher, int]] = []
+        drafted: list[tuple[LLMatcher, int, list[int]]] = []
         waiting: list[MaskRequest] = []
         for request in requests:
+            matcher = request.matcher
+            is_live = matcher._can_go_on()
+            for row in range(request.row + is_live, request.row + 1 + len(request.drafts)):
+                matcher._close_mask(masks[row])
+            if not is_live:
+                continue
+            waiting.append(request)
             if request.drafts:
-                _fill_with_drafts(request, masks)
-            elif request.matcher._can_go_on():
-                plain.append((request.matcher._inner, request.row))
-                waiting.append(request)
+                drafted.append((matcher._inner, request.row, list(request.drafts)))
             else:
-                masks[request.row].fill(0)
+                plain.append((matcher._inner, request.row))
+        address, width, num_rows = masks.ctypes.data, masks.shape[1] * masks.itemsize, masks.shape[0]
         if plain:
-            self._executor.unsafe_compute_mask_ptr(plain, masks.ctypes.data, masks.shape[1] * 4, masks.shape[0])
+            self._executor.unsafe_compute_mask_ptr(plain, address, width, num_rows)
+        if drafted:
+            self._executor.unsafe_compute_mask_ptr_with_draft_token(drafted, address, width, num_rows)
         for request in waiting:
-            request.matcher._finish_mask(masks[request.row])
-
-
-def _fill_with_drafts(request: MaskRequest, masks: npt.NDArray[np.int32]) -> None:
-    matcher, row = request.matcher, request.row
-    matcher.fill_mask(masks[row])
-    count = 0
-    for draft in request.drafts:
-        row += 1
-        if count == row - request.row - 1 and matcher.advance(draft):
-            count += 1
-            matcher.fill_mask(masks[row])
-        else:
-            masks[row].fill(0)
-    matcher.rollback(count)
+            for row in range(request.row, request.row + 1 + len(request.drafts)):
+                request.matcher._finish_mask(masks[row])

@@ -10,13 +10,11 @@ from llguidance import LLMatcher, LLParserLimits
 
 from ossia.core.errors import InvalidInputError
 from ossia.engine.constraint import Choice, FreeText, JsonObject, JsonSchema, Lark, OutputGrammar, Regex
+from ossia.engine.grammar.limits import MAX_GRAMMAR_BYTES
 from ossia.engine.grammar.schema_check import ENFORCED, prepare_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-MAX_GRAMMAR_BYTES = 512 * 1024
-"""Of one schema, regular expression or Lark grammar."""
 
 FREE_TEXT = "/(?s:.*)/"
 """All UTF-8; special tokens are no text."""
@@ -25,10 +23,21 @@ FREE_TEXT = "/(?s:.*)/"
 # is forced into JSON otherwise sometimes goes on writing blanks for ever.
 _WHITESPACE = r"[ ]{1,4}|\t|\r?\n[ \t]{0,64}"
 
+_KINDS: dict[type, str] = {
+    Choice: "these choices cannot be compiled",
+    Regex: "a regular expression takes the syntax of Rust's regex crate, without look-around and back-references",
+    Lark: "a Lark grammar takes the syntax that llguidance documents, with a rule 'start'",
+}
+_PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
+
 _STRINGS_AND_COMMENTS = re.compile(r'"(?:\\.|[^"\\\n])*"i?|//[^\n]*|#[^\n]*|/(?:\\.|[^/\\\n])+/[a-z]*')
 _OPTIONS = re.compile(r"%llguidance\s*\{\s*\}")
 _UNSUPPORTED_ATTRIBUTE = re.compile(r"\b(?:stop|max_tokens|temperature)\s*=")
 _SPECIAL_TOKEN = re.compile("<[^>]*>")
+# Not to be taken for the repetition of `x~2..5`. What a negation matches need not be text: it would let control tokens
+# through.
+_NEGATION = re.compile(r"~(?!\s*\d)")
+_LITERAL_ESCAPES = {ord(letter): f"\\{letter}" for letter in r"\.+*?()|[]{}^$/"} | {10: "\\n", 13: "\\r"}
 
 
 class GrammarPiece(NamedTuple):
@@ -69,33 +78,34 @@ def write_output_grammar(
         case JsonSchema():
             return _write_schema(grammar, param=param, limits=limits, is_strict=is_strict)
         case Choice():
-            piece = GrammarPiece(" | ".join(json.dumps(option, ensure_ascii=False) for option in grammar.options))
+            # One regular expression rather than so many rules, which would pass the parser's limits.
+            piece = GrammarPiece(f"/{'|'.join(map(_escape_literal, grammar.options))}/")
         case Regex():
             piece = GrammarPiece(f"/{_escape_slashes(grammar.pattern)}/")
         case Lark():
             _check_lark(grammar.grammar, param=param)
             piece = GrammarPiece(f"@{name}", name, grammar.grammar)
     _check_size(piece.side_grammar or piece.body, param=param)
-    message = validate(piece.side_grammar or f"start: {piece.body}", limits=limits)
+    message = _validate(piece.side_grammar or f"start: {piece.body}", limits=limits)
     if message is not None:
-        kind = {Choice: "choice", Regex: "regular expression", Lark: "Lark grammar"}[type(grammar)]
-        raise InvalidInputError(f"the {kind} cannot be compiled: {message}{_HINTS.get(type(grammar), '')}", param=param)
+        raise InvalidInputError(f"{_KINDS[type(grammar)]}; it was refused with: {message}", param=param)
     return piece
 
 
-_HINTS = {
-    Regex: "; it takes the syntax of Rust's regex crate, without look-around and back-references",
-    Lark: "; it takes Lark as llguidance documents it, with a rule 'start'",
-}
+def tidy_message(message: str) -> str:
+    """The library's message without the place in our text and the copy of it."""
+    lines = [line.strip() for line in message.strip().splitlines()]
+    telling = [line for line in lines if line.startswith("error:")] or lines[:1]
+    return _PLACE.sub("", telling[0]) if telling else "no reason given"
 
 
-def validate(grammar: str, *, limits: LLParserLimits) -> str | None:
+def _validate(grammar: str, *, limits: LLParserLimits) -> str | None:
     """What llguidance says against a grammar in Lark; None if nothing. Special tokens in it count as an error."""
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=limits)
     if is_error:
-        return messages[0]
-    named = [message for message in messages if "tokenizer" in message]
-    return "it names special tokens, which only the harmony headers may" if named else None
+        return tidy_message(messages[0])
+    is_special = any("tokenizer" in message for message in messages)
+    return "it names special tokens, which only the harmony headers may" if is_special else None
 
 
 def _write_schema(grammar: JsonSchema, *, param: str, limits: LLParserLimits, is_strict: bool) -> GrammarPiece:
@@ -120,11 +130,11 @@ def _write_json(
     is_strict: bool = True,
 ) -> GrammarPiece:
     options = {"whitespace_pattern": _WHITESPACE, "lenient": not is_strict}
-    body = f"%json {json.dumps({'x-guidance': options, **schema}, ensure_ascii=False)}"
-    message = validate(f"start: {body}", limits=limits)
+    body = f"%json {json.dumps({'x-guidance': options, **schema})}"
+    message = _validate(f"start: {body}", limits=limits)
     if message is not None:
         raise InvalidInputError(
-            f"the JSON Schema cannot be enforced: {message}; the keywords that can be are {ENFORCED}",
+            f"the JSON Schema cannot be enforced: {message}. Enforced are the keywords {ENFORCED}",
             param=param,
         )
     return GrammarPiece(body, notes=notes)
@@ -146,10 +156,15 @@ def _check_lark(grammar: str, *, param: str) -> None:
         (_SPECIAL_TOKEN.search(bare), "special tokens (<...>)"),
         (re.search("@", bare), "other grammars (@...)"),
         (re.search("%llguidance", bare), "options (%llguidance {...})"),
+        (_NEGATION.search(bare), "negation (~); repetition is x{2,5}"),
         (_UNSUPPORTED_ATTRIBUTE.search(bare), "the attributes stop, max_tokens and temperature"),
     ):
         if found is not None:
             raise InvalidInputError(f"a Lark grammar may not use {what}; got {found.group()!r}", param=param)
+
+
+def _escape_literal(text: str) -> str:
+    return text.translate(_LITERAL_ESCAPES)
 
 
 def _escape_slashes(pattern: str) -> str:

@@ -1,10 +1,17 @@
-"""What of a JSON Schema can be enforced: finds, by place, the keywords that cannot, before llguidance sees them."""
+"""What of a JSON Schema can be enforced.
+
+llguidance refuses most of what it does not enforce, without saying where. Here it is found first and named by its
+place; what llguidance enforces only nearly (dates) or only in some positions (`additionalItems`) is made good or
+refused.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
+from urllib.parse import unquote
 
 from ossia.core.errors import InvalidInputError
+from ossia.engine.grammar.limits import MAX_OPTIONAL_PROPERTIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,8 +22,6 @@ ENFORCED = (
     "minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf"
 )
 """The keywords that a grammar enforces."""
-FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
-"""The values of `format` that are enforced."""
 
 # Assertions that no grammar of the engine expresses, with the value at which each asserts nothing.
 _UNENFORCED: dict[str, object] = {
@@ -37,8 +42,28 @@ _UNENFORCED: dict[str, object] = {
     "$dynamicRef": None,
     "$recursiveRef": None,
 }
+
+_YEAR = r"(?:[1-9]\d{3}|0[1-9]\d{2}|00[1-9]\d|000[1-9])"
+_LEAP_YEAR = r"(?:\d{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
+_DATE = (
+    rf"(?:{_YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)"
+    rf"|02-(?:0[1-9]|1\d|2[0-8]))|{_LEAP_YEAR}-02-29)"
+)
+_TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+# RFC 3339 without leap seconds (which are right only in some minutes) and without the year 0. The library's own
+# patterns would let the 29th of February through in every year.
+_PATTERNS = {
+    "date": f"^{_DATE}$".replace(r"\d", "[0-9]"),
+    "time": f"^{_TIME}$".replace(r"\d", "[0-9]"),
+    "date-time": f"^{_DATE}T{_TIME}$".replace(r"\d", "[0-9]"),
+}
+FORMATS = (*_PATTERNS, "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
+"""The values of `format` that are enforced."""
+
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_APPLICATORS = ("allOf", "anyOf", "oneOf", "$ref")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
-_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _SINGLE = ("items", "additionalItems", "additionalProperties")
 _MAX_NAMED = 5
 
@@ -54,7 +79,7 @@ def prepare_schema(schema: object, *, param: str, is_strict: bool) -> PreparedSc
     """Readies decoded JSON for compilation. Changes `schema` in place.
 
     Raises:
-        InvalidInputError: is_strict, and a keyword or format in it cannot be enforced; names all such places.
+        InvalidInputError: is_strict, and something in it cannot be enforced; names the places.
     """
     if schema is True:
         return PreparedSchema({}, ())
@@ -64,13 +89,7 @@ def prepare_schema(schema: object, *, param: str, is_strict: bool) -> PreparedSc
     root.pop("x-guidance", None)  # the compiler's options are the engine's to set
     problems: list[str] = []
     for place, node in _subschemas(root):
-        for keyword, neutral in _UNENFORCED.items():
-            if keyword in node:
-                value = node.pop(keyword)
-                if value != neutral or type(value) is not type(neutral):
-                    problems.append(f"{keyword!r} at {place}")
-        if isinstance(node.get("format"), str) and _holds_strings(node) and node["format"] not in FORMATS:
-            problems.append(f"the format {node.pop('format')!r} at {place}")
+        problems += [f"{problem} at {place}" for problem in _prepare_node(node)]
     if not problems:
         return PreparedSchema(root, ())
     named = ", ".join(problems[:_MAX_NAMED]) + (", ..." if len(problems) > _MAX_NAMED else "")
@@ -83,29 +102,86 @@ def prepare_schema(schema: object, *, param: str, is_strict: bool) -> PreparedSc
     return PreparedSchema(root, (f"not enforced: {named}",))
 
 
-def _holds_strings(node: dict[str, object]) -> bool:
+def _prepare_node(node: dict[str, object]) -> list[str]:
+    """Takes out of one schema what cannot be enforced; names what of it asserts something."""
+    problems: list[str] = []
+    for keyword, neutral in _UNENFORCED.items():
+        if keyword in node:
+            value = node.pop(keyword)
+            if value != neutral or type(value) is not type(neutral):
+                problems.append(repr(keyword))
+    if "additionalItems" in node and any(keyword in node for keyword in _APPLICATORS):
+        node.pop("additionalItems")
+        problems.append("'additionalItems' beside 'allOf', 'anyOf', 'oneOf' or '$ref'")
+    for keyword in _COUNTS:
+        value = node.get(keyword)
+        if isinstance(value, float) and value.is_integer():
+            node[keyword] = int(value)  # JSON knows no difference
+    properties, required = node.get("properties"), node.get("required")
+    if isinstance(properties, dict):
+        num_optional = len(properties) - (len(required) if isinstance(required, list) else 0)
+        if num_optional > MAX_OPTIONAL_PROPERTIES:
+            node.pop("properties")
+            problems.append(f"{num_optional} optional properties (at most {MAX_OPTIONAL_PROPERTIES})")
+    return problems + _prepare_format(node)
+
+
+def _prepare_format(node: dict[str, object]) -> list[str]:
+    name = node.get("format")
     types = node.get("type", "string")
-    return types == "string" or (isinstance(types, list) and "string" in types)
+    holds_strings = types == "string" or (isinstance(types, list) and "string" in types)
+    if not isinstance(name, str) or not holds_strings:
+        return []
+    if name not in FORMATS:
+        return [f"the format {node.pop('format')!r}"]
+    pattern = _PATTERNS.get(name)
+    if pattern is not None:
+        node.pop("format")
+        if "pattern" in node:
+            rest = node.get("allOf")
+            node["allOf"] = [*(rest if isinstance(rest, list) else []), {"pattern": pattern}]
+        else:
+            node["pattern"] = pattern
+    return []
 
 
 def _subschemas(root: dict[str, object]) -> Iterator[tuple[str, dict[str, object]]]:
-    """Every schema within a schema, with its place as a JSON pointer. References may lead to further places."""
+    """Every schema within a schema, or that a `$ref` of it leads to, once, with its place as a JSON pointer."""
     stack: list[tuple[str, object]] = [("#", root)]
+    seen: set[int] = set()
     while stack:
         place, node = stack.pop()
-        if not isinstance(node, dict):
+        if not isinstance(node, dict) or id(cast("object", node)) in seen:
             continue
         node = cast("dict[str, object]", node)
-        yield place, node
+        seen.add(id(node))
         inner: list[tuple[str, object]] = [(f"{place}/{key}", node[key]) for key in _SINGLE if key in node]
         for key in _MAPS:
             if isinstance(node.get(key), dict):
                 named = cast("dict[str, object]", node[key])
                 inner += [(f"{place}/{key}/{_escape(name)}", child) for name, child in named.items()]
-        for key in (*_LISTS, "items"):
+        for key in _LISTS:
             if isinstance(node.get(key), list):
                 inner += [(f"{place}/{key}/{i}", child) for i, child in enumerate(cast("list[object]", node[key]))]
+        target = node.get("$ref")
+        if isinstance(target, str) and target.startswith("#/"):
+            inner.append((target, _resolve(root, target)))
         stack += reversed(inner)
+        yield place, node
+
+
+def _resolve(root: object, pointer: str) -> object:
+    """What a JSON pointer within the document leads to; None if nothing."""
+    node = root
+    for part in unquote(pointer[2:]).split("/"):
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, dict):
+            node = cast("dict[str, object]", node).get(name)
+        elif isinstance(node, list) and name.isdigit() and int(name) < len(cast("list[object]", node)):
+            node = cast("list[object]", node)[int(name)]
+        else:
+            return None
+    return node
 
 
 def _escape(name: str) -> str:
