@@ -46,7 +46,8 @@ from ossia.server.limits import Limiter
 from ossia.server.metrics import ServerMetrics
 from ossia.server.openapi import install_openapi
 from ossia.server.replay import ReplayCache, Sealer, load_secret
-from ossia.server.routes import health
+from ossia.server.responses.service import ResponseService
+from ossia.server.routes import conversations, health, responses
 from ossia.server.store.database import Database, default_url
 from ossia.server.store.keys import DatabaseKeys
 from ossia.server.turns import EngineClient, ServedModel, Turns
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (health.router,)
+ROUTERS = (health.router, responses.router, conversations.router)
 KEY_FILE = "keys.json"
 SECRET_FILE = "server.secret"  # noqa: S105 a file's name
 
@@ -95,8 +96,10 @@ def create_app(context: ServerContext) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await context.responses.start()
         yield
         context.is_draining = True
+        await context.responses.stop()
         await context.engine.shutdown(drain=context.settings.drain_seconds > 0)
         context.database.close()
 
@@ -110,6 +113,7 @@ def create_app(context: ServerContext) -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json" if with_docs else None,
     )
+    context.responses = ResponseService(context)
     app.state.context = context
     for router in ROUTERS:
         app.include_router(router)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -36,6 +36,7 @@ class SseResponse(Response):
             be given back (`async with`) inside of it. It should tell of its own errors as its API does; one that
             escapes is logged and ends the stream.
         stall_seconds: how long the client may take nothing.
+        on_close: called at the end, also where the client was gone before the first frame was asked for.
     """
 
     media_type = "text/event-stream"
@@ -45,13 +46,14 @@ class SseResponse(Response):
         frames: AsyncGenerator[bytes, None],
         *,
         stall_seconds: float = 60.0,
+        on_close: Callable[[], None] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
-        self.body = b""
         self.frames = frames
         self.stall_seconds = stall_seconds
+        self.on_close = on_close
         self._waits_since: float | None = None  # a send that the client holds up
         self._last_sent = 0.0
         self._is_written = False
@@ -72,7 +74,11 @@ class SseResponse(Response):
             logger.debug("a client went away in mid-stream")
         finally:
             watcher.cancel()
-            await self.frames.aclose()
+            try:
+                await self.frames.aclose()
+            finally:
+                if self.on_close is not None:
+                    self.on_close()
 
     async def _write(self, send: Send) -> None:
         loop = asyncio.get_running_loop()

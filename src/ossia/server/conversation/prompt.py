@@ -1,0 +1,82 @@
+"""The whole conversation that a model sees, from what clients of any API give: one rule, so that the same
+conversation is the same token ids through Responses, Chat Completions and Messages.
+
+    system message     identity, date, effort: the server's
+    developer message  instructions and the leading system and developer messages, joined; tools; answer format
+    the rest           as it comes; later system and developer messages as developer messages of their own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ossia.harmony.content import DeveloperContent, Effort, SystemContent
+from ossia.harmony.message import Conversation, Message, Role
+from ossia.server.conversation.tools import TurnRules
+
+if TYPE_CHECKING:
+    from ossia.server.turns import ServedModel
+
+
+def build_conversation(
+    messages: Sequence[Message],
+    *,
+    model: ServedModel,
+    date: str,
+    rules: TurnRules | None = None,
+    instructions: str | None = None,
+    effort: Effort = Effort.MEDIUM,
+) -> Conversation:
+    """Put the server's messages in front of the client's.
+
+    Args:
+        messages: the client's, in order. Those of system and developer roles hold plain text.
+        date: as YYYY-MM-DD.
+        rules: tools and answer format.
+        instructions: stand before all else that the developer says.
+
+    Raises:
+        InvalidInputError: a tool or a format that cannot be declared.
+    """
+    rules = rules or TurnRules()
+    texts = [instructions] if instructions else []
+    start = 0
+    while start < len(messages) and messages[start].role in (Role.SYSTEM, Role.DEVELOPER):
+        texts += [messages[start].text] if messages[start].text else []
+        start += 1
+    system = SystemContent(
+        model_identity=model.identity.model_identity,
+        knowledge_cutoff=model.identity.knowledge_cutoff,
+        effort=effort,
+        date=date,
+    )
+    developer = DeveloperContent(
+        instructions="\n\n".join(texts) if texts else None,
+        tools=rules.namespaces(),
+        response_formats=() if rules.format is None else (rules.format.declare(),),
+    )
+    opening = [Message(Role.SYSTEM, content=system)]
+    if developer != DeveloperContent():
+        opening.append(Message(Role.DEVELOPER, content=developer))
+    return Conversation((*opening, *map(_as_developer, messages[start:])))
+
+
+def _as_developer(message: Message) -> Message:
+    if message.role in (Role.SYSTEM, Role.DEVELOPER):
+        return Message(Role.DEVELOPER, content=DeveloperContent(instructions=message.text))
+    return message
+
+
+def drop_oldest_turn(messages: Sequence[Message]) -> tuple[Message, ...] | None:
+    """The messages without their oldest turn (from a user's message to the next one's); None if only one is left.
+
+    Leading system and developer messages stay.
+    """
+    start = 0
+    while start < len(messages) and messages[start].role in (Role.SYSTEM, Role.DEVELOPER):
+        start += 1
+    for i in range(start + 1, len(messages)):
+        if messages[i].role is Role.USER:
+            return (*messages[:start], *messages[i:])
+    return None

@@ -1,0 +1,269 @@
+"""Harmony events to the items and events of a response. One builder makes both, so that a streamed response and one
+given at once are the same object.
+
+    MessageStart -> response.output_item.added (+ content_part.added)
+    ContentDelta -> response.output_text.delta, reasoning_text.delta, function_call_arguments.delta, ...
+    MessageEnd   -> the matching done events, response.output_item.done
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ossia.harmony.events import ContentDelta, MessageEnd, MessageStart
+from ossia.harmony.message import Channel, Message
+from ossia.server.conversation.tools import CustomSpec, TurnRules, bare_name
+from ossia.server.responses.items import Item
+from ossia.server.responses.schema import JsonObject
+from ossia.server.settings import ReasoningPolicy
+
+if TYPE_CHECKING:
+    from ossia.engine.output_event import TokenLogprob
+    from ossia.harmony.events import Event
+    from ossia.harmony.tokenizer import Tokenizer
+
+
+class StreamEvent(NamedTuple):
+    """An event of a response's stream. `data` is its JSON, on one line."""
+
+    sequence: int
+    type: str
+    data: str
+
+
+class Choices(NamedTuple):
+    """How a response's items are shown.
+
+    Attributes:
+        has_logprobs: output texts come with the logprobs of their tokens.
+        seals: makes `encrypted_content` of a reasoning message; None if it was not asked for.
+        summarises: reasoning comes with a summary; see `OutputBuilder.wants_summary`.
+    """
+
+    rules: TurnRules
+    policy: ReasoningPolicy
+    has_logprobs: bool = False
+    seals: Callable[[Message], str] | None = None
+    summarises: bool = False
+
+
+class _Open:
+    """The item in the making."""
+
+    __slots__ = ("body", "delta", "final", "kind", "logprobs", "new_logprobs", "pieces", "start")
+
+    def __init__(self, kind: str, body: JsonObject) -> None:
+        self.kind = kind
+        self.body = body
+        self.pieces: list[str] = []
+        self.logprobs: list[JsonObject] = []
+        self.new_logprobs: list[JsonObject] = []  # of tokens whose text is not out yet
+        self.start = ""  # what all deltas have in common
+        self.delta: str | None = None  # the type of the deltas; None: what is said is not shown
+        self.final = ""
+
+
+class OutputBuilder:
+    """Builds the output of one response.
+
+    Attributes:
+        items: finished items, in order.
+        wants_summary: the reasoning whose summary is waited for: give it to `end_reasoning` before more events.
+    """
+
+    def __init__(
+        self, choices: Choices, *, tokenizer: Tokenizer, new_id: Callable[[str], str], first_sequence: int = 0
+    ) -> None:
+        self.items: list[Item] = []
+        self.wants_summary: str | None = None
+        self._choices = choices
+        self._tokenizer = tokenizer
+        self._new_id = new_id
+        self._sequence = first_sequence
+        self._open: _Open | None = None
+        self._ending: Message | None = None
+
+    @property
+    def num_calls(self) -> int:
+        """Calls that are complete."""
+        return sum(item.body["type"] in ("function_call", "custom_tool_call") for item in self.items)
+
+    def event(self, kind: str, **fields: Any) -> StreamEvent:
+        """An event with the next sequence number."""
+        self._sequence += 1
+        return _event(self._sequence - 1, kind, **fields)
+
+    def last_event(self, kind: str, **fields: Any) -> StreamEvent:
+        """The event that ends the stream; it may be made again."""
+        return _event(self._sequence, kind, **fields)
+
+    def push(
+        self,
+        event: Event,
+        *,
+        messages: Sequence[Message],
+        logprobs: Sequence[TokenLogprob] | None = None,
+        is_cut: bool = False,
+    ) -> list[StreamEvent]:
+        """Takes one event of the turn.
+
+        Args:
+            messages: those complete so far; the one that ends with this event is among them.
+            logprobs: of the tokens behind this event.
+            is_cut: the turn ends here because it may not be longer.
+        """
+        if isinstance(event, ContentDelta):
+            return [] if self._open is None else self._delta(self._open, event.text, logprobs)
+        if isinstance(event, MessageStart):
+            return self._start(event)
+        if isinstance(event, MessageEnd) and self._open is not None:
+            return self._end(self._open, messages[len(self.items)], is_incomplete=is_cut and event.stop is None)
+        return []
+
+    # ---- beginnings ----
+
+    def _start(self, start: MessageStart) -> list[StreamEvent]:
+        if start.recipient is not None and start.recipient != "all":
+            self._open = self._start_call(start.recipient)
+        elif start.channel == Channel.ANALYSIS:
+            body: JsonObject = {"id": self._new_id("rs"), "type": "reasoning", "summary": [], "status": "in_progress"}
+            self._open = _Open("reasoning", body)
+            if self._choices.policy is ReasoningPolicy.RAW:
+                body["content"] = []
+                self._open.delta, self._open.final = "response.reasoning_text.delta", "response.reasoning_text.done"
+        else:
+            phase = "commentary" if start.channel == Channel.COMMENTARY else "final_answer"
+            body = {"id": self._new_id("msg"), "type": "message", "role": "assistant", "status": "in_progress"}
+            self._open = _Open("message", {**body, "content": [], "phase": phase})
+            self._open.delta, self._open.final = "response.output_text.delta", "response.output_text.done"
+        item = self._open
+        index = len(self.items)
+        events = [self.event("response.output_item.added", output_index=index, item=item.body)]
+        place: JsonObject = {"item_id": item.body["id"], "output_index": index}
+        if item.kind in ("message", "reasoning") and item.delta is not None:
+            place["content_index"] = 0
+            events.append(self.event("response.content_part.added", **place, part=self._part(item, "")))
+        item.start = json.dumps({"type": item.delta, **place}, separators=(",", ":"))[:-1]
+        return events
+
+    def _start_call(self, recipient: str) -> _Open:
+        name = bare_name(recipient)
+        call_id = self._new_id("call")
+        if isinstance(self._choices.rules.find(name), CustomSpec):
+            body: JsonObject = {"id": self._new_id("ctc"), "type": "custom_tool_call", "call_id": call_id}
+            item = _Open("custom_tool_call", {**body, "name": name, "input": ""})
+            item.delta = "response.custom_tool_call_input.delta"
+            item.final = "response.custom_tool_call_input.done"
+        else:
+            body = {"id": self._new_id("fc"), "type": "function_call", "status": "in_progress", "call_id": call_id}
+            item = _Open("function_call", {**body, "name": name, "arguments": ""})
+            item.delta = "response.function_call_arguments.delta"
+            item.final = "response.function_call_arguments.done"
+        return item
+
+    # ---- what is said ----
+
+    def _delta(self, item: _Open, text: str, logprobs: Sequence[TokenLogprob] | None) -> list[StreamEvent]:
+        item.pieces.append(text)
+        if item.delta is None:
+            return []
+        rest = ""
+        if item.kind == "message":
+            new = [self._logprob(entry) for entry in logprobs or ()] if self._choices.has_logprobs else []
+            item.logprobs += new
+            rest = f',"logprobs":{json.dumps([_short(entry) for entry in new])}'
+        number = self._sequence
+        self._sequence += 1
+        # By hand: this is done for every token.
+        data = f'{item.start},"sequence_number":{number},"delta":{json.dumps(text)}{rest}}}'
+        return [StreamEvent(number, item.delta, data)]
+
+    def _logprob(self, entry: TokenLogprob) -> JsonObject:
+        top = [self._token(token, logprob) for token, logprob in entry.top]
+        return {**self._token(entry.token_id, entry.logprob), "top_logprobs": top}
+
+    def _token(self, token: int, logprob: float) -> JsonObject:
+        data = self._tokenizer.token_bytes(token)
+        return {"token": data.decode("utf-8", "replace"), "bytes": list(data), "logprob": max(logprob, -9999.0)}
+
+    # ---- endings ----
+
+    def _end(self, item: _Open, message: Message, *, is_incomplete: bool) -> list[StreamEvent]:
+        status = "incomplete" if is_incomplete else "completed"
+        self._ending = message
+        if item.kind == "reasoning":
+            item.body["status"] = status
+            if self._choices.summarises and message.text.strip() and not is_incomplete:
+                self.wants_summary = message.text
+                return []
+            return self._end_item(item, message, self._end_text(item))
+        events = self._end_text(item)
+        if item.kind != "custom_tool_call":
+            item.body["status"] = status
+        return self._end_item(item, message, events)
+
+    def end_reasoning(self, summary: str) -> list[StreamEvent]:
+        """Ends the reasoning whose summary was waited for; an empty summary is left out."""
+        item, message = self._open, self._ending
+        assert item is not None
+        assert message is not None
+        self.wants_summary = None
+        events = self._end_text(item)
+        if summary:
+            place: JsonObject = {"item_id": item.body["id"], "output_index": len(self.items), "summary_index": 0}
+            empty = {"type": "summary_text", "text": ""}
+            part = {"type": "summary_text", "text": summary}
+            events += [
+                self.event("response.reasoning_summary_part.added", **place, part=empty),
+                self.event("response.reasoning_summary_text.delta", **place, delta=summary),
+                self.event("response.reasoning_summary_text.done", **place, text=summary),
+                self.event("response.reasoning_summary_part.done", **place, part=part),
+            ]
+            item.body["summary"] = [part]
+        return self._end_item(item, message, events)
+
+    def _end_text(self, item: _Open) -> list[StreamEvent]:
+        if item.delta is None:
+            return []
+        text = "".join(item.pieces)
+        place: JsonObject = {"item_id": item.body["id"], "output_index": len(self.items)}
+        if item.kind == "function_call":
+            item.body["arguments"] = text
+            return [self.event(item.final, **place, arguments=text, name=item.body["name"])]
+        if item.kind == "custom_tool_call":
+            item.body["input"] = text
+            return [self.event(item.final, **place, input=text)]
+        part = self._part(item, text)
+        item.body["content"] = [part]
+        place["content_index"] = 0
+        extra = {"logprobs": [_short(entry) for entry in item.logprobs]} if item.kind == "message" else {}
+        return [
+            self.event(item.final, **place, text=text, **extra),
+            self.event("response.content_part.done", **place, part=part),
+        ]
+
+    def _end_item(self, item: _Open, message: Message, events: list[StreamEvent]) -> list[StreamEvent]:
+        if item.kind == "reasoning" and self._choices.seals is not None:
+            item.body["encrypted_content"] = self._choices.seals(message)
+        events.append(self.event("response.output_item.done", output_index=len(self.items), item=item.body))
+        self.items.append(Item(item.body, (message,)))
+        self._open = None
+        return events
+
+    def _part(self, item: _Open, text: str) -> JsonObject:
+        if item.kind == "reasoning":
+            return {"type": "reasoning_text", "text": text}
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": item.logprobs}
+
+
+def _event(sequence: int, kind: str, **fields: Any) -> StreamEvent:
+    data = json.dumps({"type": kind, "sequence_number": sequence, **fields}, separators=(",", ":"))
+    return StreamEvent(sequence, kind, data)
+
+
+def _short(entry: JsonObject) -> JsonObject:
+    """A logprob as the events of a text have it: without bytes."""
+    top = [{"token": other["token"], "logprob": other["logprob"]} for other in entry["top_logprobs"]]
+    return {"token": entry["token"], "logprob": entry["logprob"], "top_logprobs": top}

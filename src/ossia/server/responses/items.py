@@ -1,0 +1,298 @@
+"""Input items to harmony messages: what clients say, and what they give back of what the model said.
+
+What the model itself said goes back in as it was sampled, wherever that is still known: an item that comes back
+unchanged is replaced by the messages kept for it, and reasoning that a client dropped in front of a call is put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+from openai.types.responses import (
+    ResponseCustomToolCall,
+    ResponseCustomToolCallOutput,
+    ResponseFunctionToolCall,
+    ResponseReasoningItem,
+)
+from openai.types.responses.response_input_item import FunctionCallOutput
+from pydantic import BaseModel
+
+from ossia.core.errors import InvalidInputError
+from ossia.harmony.content import FUNCTIONS, Channel
+from ossia.harmony.message import Message, Role
+from ossia.server.body import validate
+from ossia.server.conversation.tools import CUSTOM
+from ossia.server.errors import ApiError, not_found, unsupported
+from ossia.server.replay import Said, Sealer
+from ossia.server.responses.schema import JsonObject
+
+_TEXT_PARTS = frozenset({"input_text", "output_text", "text", "summary_text", "refusal", "reasoning_text"})
+_ROLES = {"user": Role.USER, "system": Role.SYSTEM, "developer": Role.DEVELOPER, "assistant": Role.ASSISTANT}
+_CALLS = frozenset({"function_call", "custom_tool_call"})
+_OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
+MAX_ITEMS = 10_000
+MAX_CALL_ID = 200
+
+
+class Item(NamedTuple):
+    """An item as it is stored.
+
+    Attributes:
+        body: as clients see it, with its id.
+        messages: what it is to the model; for what the model said, with the ids as sampled.
+    """
+
+    body: JsonObject
+    messages: tuple[Message, ...]
+
+    @property
+    def id(self) -> str:
+        return str(self.body["id"])
+
+    @property
+    def call_id(self) -> str | None:
+        """Set for calls and their outputs."""
+        return cast("str | None", self.body.get("call_id"))
+
+
+def normalise(given: str | Sequence[JsonObject] | None, *, at: str = "input") -> list[JsonObject]:
+    """`input` as a list of items with their types.
+
+    Raises:
+        ApiError: there are too many, or one has no known type.
+    """
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]
+    if len(given) > MAX_ITEMS:
+        raise ApiError(f"{at} has {len(given)} items; at most {MAX_ITEMS} are taken", code="invalid_value", param=at)
+    return [_with_type(item, at=f"{at}[{i}]") for i, item in enumerate(given)]
+
+
+def _with_type(item: JsonObject, *, at: str) -> JsonObject:
+    kind = item.get("type")
+    if kind is None and "role" in item:
+        return {**item, "type": "message"}
+    if kind is None and set(item) == {"id"}:
+        return {**item, "type": "item_reference"}
+    if not isinstance(kind, str):
+        raise ApiError(f"{at}.type is missing", code="missing_required_parameter", param=f"{at}.type")
+    return item
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """What is known of what the model said to this owner.
+
+    Attributes:
+        find: what was said under a call id or an item id.
+        stored: items that a reference can mean, by id.
+        sealer: opens `encrypted_content`.
+        owner: for whom.
+    """
+
+    find: Callable[[str | None], Said | None]
+    stored: Mapping[str, Item]
+    sealer: Sealer
+    owner: str
+
+
+class ItemReader:
+    """Reads items in order, behind a history that is read already.
+
+    Args:
+        history: the messages before.
+    """
+
+    def __init__(self, memory: Memory, *, new_id: Callable[[str], str], history: Sequence[Message] = ()) -> None:
+        self._memory = memory
+        self._new_id = new_id
+        self._recipients: dict[str, str] = {}  # by call id
+        self._has_reasoning = bool(history) and history[-1].channel == Channel.ANALYSIS
+
+    def note(self, items: Sequence[Item]) -> None:
+        """Learn of calls in the history, so that their outputs can follow."""
+        for item in items:
+            if item.body.get("type") in _CALLS and item.call_id:
+                recipient = next((m.recipient for m in item.messages if m.recipient), None)
+                self._recipients[item.call_id] = recipient or _recipient_of(item.body)
+
+    def read(self, data: JsonObject, *, at: str) -> Item:
+        """One item.
+
+        Raises:
+            ApiError, InvalidInputError: it is malformed, or not to be had here; `param` says where.
+        """
+        kind = data["type"]
+        if kind == "item_reference":
+            return self._refer(data, at=at)
+        if kind == "message":
+            item = self._message(data, at=at)
+        elif kind == "reasoning":
+            item = self._reasoning(data, at=at)
+        elif kind in _CALLS:
+            item = self._call(data, at=at)
+        elif kind in _OUTPUTS:
+            item = self._output(data, at=at)
+        else:
+            raise unsupported(f"{at} is of the type {kind[:60]!r}, which this server does not take", param=f"{at}.type")
+        self._follow(item)
+        return item
+
+    def _follow(self, item: Item) -> None:
+        for message in item.messages:
+            self._has_reasoning = message.channel == Channel.ANALYSIS and message.role is Role.ASSISTANT
+
+    def _refer(self, data: JsonObject, *, at: str) -> Item:
+        item_id = data.get("id")
+        item = self._memory.stored.get(item_id) if isinstance(item_id, str) else None
+        if item is None:
+            raise not_found(f"{at} refers to an item that is not stored here for this key", param=f"{at}.id")
+        self.note([item])
+        self._follow(item)
+        return item
+
+    def _message(self, data: JsonObject, *, at: str) -> Item:
+        role = _ROLES.get(str(data.get("role")))
+        if role is None:
+            raise ApiError(
+                f"{at}.role is {str(data.get('role'))[:30]!r}; use user, assistant, system or developer",
+                code="invalid_value",
+                param=f"{at}.role",
+            )
+        text = read_text(data.get("content"), at=f"{at}.content")
+        is_model = role is Role.ASSISTANT
+        kind = "output_text" if is_model else "input_text"
+        part: JsonObject = {"type": kind, "text": text}
+        body: JsonObject = {
+            "id": _id_of(data) or self._new_id("msg"),
+            "type": "message",
+            "role": role.value,
+            "status": "completed",
+            "content": [{**part, "annotations": [], "logprobs": []} if is_model else part],
+        }
+        if not is_model:
+            return Item(body, (Message(role, content=text),))
+        channel = Channel.COMMENTARY if data.get("phase") == "commentary" else Channel.FINAL
+        body["phase"] = "commentary" if channel is Channel.COMMENTARY else "final_answer"
+        said = self._memory.find(_id_of(data))
+        if said is not None and said.message.text == text and not said.message.is_call:
+            return Item(body, (said.message,))
+        return Item(body, (Message(role, content=text, channel=channel),))
+
+    def _reasoning(self, data: JsonObject, *, at: str) -> Item:
+        item = validate(ResponseReasoningItem, {"id": "", "summary": [], **_without_nulls(data)}, at=at)
+        body = {**_dump(item), "id": _id_of(data) or self._new_id("rs")}
+        if item.encrypted_content:
+            try:
+                messages = self._memory.sealer.open(item.encrypted_content, owner=self._memory.owner)
+            except InvalidInputError as error:
+                raise InvalidInputError(str(error), param=f"{at}.encrypted_content") from error
+            return Item(body, messages)
+        text = "".join(part.text for part in item.content or ())
+        said = self._memory.find(_id_of(data))
+        if said is not None and (not text or said.message.text == text):
+            return Item(body, (said.message,))
+        stored = self._memory.stored.get(_id_of(data) or "")
+        if not text and stored is not None:
+            return Item(body, stored.messages)
+        # Without content there is nothing that the model said: a summary is not its own words.
+        return Item(body, (Message(Role.ASSISTANT, content=text, channel=Channel.ANALYSIS),) if text else ())
+
+    def _call(self, data: JsonObject, *, at: str) -> Item:
+        model: type[BaseModel] = ResponseFunctionToolCall if data["type"] == "function_call" else ResponseCustomToolCall
+        body = {**_dump(validate(model, _without_nulls(data), at=at)), "status": "completed"}
+        body["id"] = _id_of(data) or self._new_id("fc" if data["type"] == "function_call" else "ctc")
+        call_id = _check_call_id(body.get("call_id"), at=at)
+        recipient = _recipient_of(body)
+        content = str(body["arguments"] if data["type"] == "function_call" else body["input"])
+        said = self._memory.find(call_id)
+        messages: list[Message] = []
+        if said is not None and not self._has_reasoning:
+            messages += said.reasoning
+        if said is not None and said.message.text == content and said.message.is_call:
+            messages.append(said.message)
+            recipient = said.message.recipient or recipient
+        else:
+            form = "json" if data["type"] == "function_call" else None
+            channel = Channel.COMMENTARY
+            messages.append(
+                Message(Role.ASSISTANT, content=content, channel=channel, recipient=recipient, content_type=form)
+            )
+        self._recipients[call_id] = recipient
+        return Item(body, tuple(messages))
+
+    def _output(self, data: JsonObject, *, at: str) -> Item:
+        model: type[BaseModel] = (
+            FunctionCallOutput if data["type"] == "function_call_output" else ResponseCustomToolCallOutput
+        )
+        body = {**_dump(validate(model, _without_nulls(data), at=at)), "status": "completed"}
+        body["id"] = _id_of(data) or self._new_id("fco" if data["type"] == "function_call_output" else "ctco")
+        call_id = _check_call_id(body.get("call_id"), at=at)
+        said = self._memory.find(call_id)
+        recipient = self._recipients.get(call_id) or (said.message.recipient if said is not None else None)
+        if recipient is None:
+            raise ApiError(
+                f"no call with the id {call_id!r} stands before its output", code="invalid_value", param=f"{at}.call_id"
+            )
+        text = read_text(data.get("output"), at=f"{at}.output")
+        message = Message(Role.TOOL, content=text, name=recipient, recipient="assistant", channel=Channel.COMMENTARY)
+        return Item(body, (message,))
+
+
+def read_text(content: object, *, at: str) -> str:
+    """The text of a content that is text or a list of text parts.
+
+    Raises:
+        ApiError: it is something else, or holds an image, a file or a sound.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        code = "missing_required_parameter" if content is None else "invalid_type"
+        raise ApiError(f"{at} is neither text nor a list of parts", code=code, param=at)
+    texts: list[str] = []
+    for i, part in enumerate(cast("list[object]", content)):
+        where = f"{at}[{i}]"
+        fields = cast("dict[str, object]", part) if isinstance(part, dict) else {}
+        kind = fields.get("type")
+        if kind not in _TEXT_PARTS:
+            raise unsupported(
+                f"{where} is of the type {str(kind)[:60]!r}; this model reads text only", param=f"{where}.type"
+            )
+        text = fields.get("refusal" if kind == "refusal" else "text")
+        if not isinstance(text, str):
+            raise ApiError(f"{where} has no text", code="invalid_type", param=f"{where}.text")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _recipient_of(body: JsonObject) -> str:
+    name = str(body["name"])
+    return f"{FUNCTIONS}.{name}" if body["type"] == "function_call" else f"{CUSTOM}.{name}"
+
+
+def _check_call_id(call_id: object, *, at: str) -> str:
+    if not isinstance(call_id, str) or not 0 < len(call_id) <= MAX_CALL_ID:
+        raise ApiError(
+            f"{at}.call_id must be text of 1 to {MAX_CALL_ID} characters",
+            code="missing_required_parameter" if call_id is None else "invalid_value",
+            param=f"{at}.call_id",
+        )
+    return call_id
+
+
+def _id_of(data: JsonObject) -> str | None:
+    value = data.get("id")
+    return value if isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable() else None
+
+
+def _without_nulls(data: JsonObject) -> JsonObject:
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def _dump(model: BaseModel) -> JsonObject:
+    return model.model_dump(mode="json", by_alias=True, exclude_unset=True)

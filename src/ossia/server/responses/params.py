@@ -1,0 +1,173 @@
+"""Reads a request's tools, tool_choice, text format and reasoning: OpenAI's words to `TurnRules` and effort."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+from openai.types.responses import (
+    CustomTool,
+    FunctionTool,
+    ResponseFormatTextJSONSchemaConfig,
+    ResponseTextConfig,
+    ToolChoiceAllowed,
+)
+from openai.types.shared import Reasoning
+from openai.types.shared.custom_tool_input_format import Grammar
+from pydantic import BaseModel
+
+from ossia.core.errors import InvalidInputError
+from ossia.engine.constraint import Lark, Regex, ToolChoice
+from ossia.harmony.content import Effort
+from ossia.harmony.json_text import JsonValue
+from ossia.server.body import validate
+from ossia.server.conversation.tools import CustomSpec, FormatSpec, FunctionSpec, ToolSpec, TurnRules
+from ossia.server.errors import ApiError, unsupported
+from ossia.server.responses.schema import PromptBody
+
+_M = TypeVar("_M", bound=BaseModel)
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_CHOICES = {choice.value: choice for choice in ToolChoice}
+
+
+class PromptParams(NamedTuple):
+    """What the prompt needs beside messages, and how it was said, to be told again in the response.
+
+    Attributes:
+        echo: the fields `tools`, `tool_choice`, `parallel_tool_calls`, `text` and `reasoning` of the response.
+    """
+
+    rules: TurnRules
+    effort: Effort
+    summary: str | None
+    echo: dict[str, Any]
+
+
+def read_params(body: PromptBody) -> PromptParams:
+    """Raises ApiError or InvalidInputError for what is wrong or cannot be done; it names the parameter."""
+    tools = tuple(read_tool(tool, at=f"tools[{i}]") for i, tool in enumerate(body.tools or ()))
+    choice, allowed = read_choice(body.tool_choice, tools)
+    wanted = body.text or {}
+    text = validate(ResponseTextConfig, {"verbosity": wanted.get("verbosity")}, at="text")
+    reasoning = validate(Reasoning, body.reasoning or {}, at="reasoning")
+    parallel = body.parallel_tool_calls is not False
+    try:
+        effort = Effort.MEDIUM if reasoning.effort is None else Effort.parse(reasoning.effort)
+    except InvalidInputError as error:
+        raise InvalidInputError(str(error), param="reasoning.effort") from error
+    rules = TurnRules(tools=tools, choice=choice, allowed=allowed, parallel=parallel, format=read_format(body.text))
+    summary = reasoning.summary or reasoning.generate_summary
+    echo: dict[str, Any] = {
+        "tools": body.tools or [],
+        "tool_choice": "auto" if body.tool_choice is None else body.tool_choice,
+        "parallel_tool_calls": parallel,
+        "text": {
+            "format": wanted.get("format") or {"type": "text"},
+            "verbosity": text.verbosity or "medium",
+        },
+        "reasoning": {"effort": effort.value, "summary": summary},
+    }
+    return PromptParams(rules, effort, summary, echo)
+
+
+def read_tool(tool: Mapping[str, Any], *, at: str) -> ToolSpec:
+    """One of `tools`."""
+    kind = tool.get("type")
+    if kind == "function":
+        function = validate(FunctionTool, tool, at=at)
+        return FunctionSpec(
+            name=_check_name(function.name, at=at),
+            description=function.description or "",
+            parameters=cast("Mapping[str, JsonValue] | None", function.parameters),
+            is_strict=function.strict,
+        )
+    if kind == "custom":
+        custom = validate(CustomTool, tool, at=at)
+        form = None
+        if isinstance(custom.format, Grammar):
+            kinds = {"lark": Lark, "regex": Regex}
+            if custom.format.syntax not in kinds:
+                raise ApiError("the syntax is 'lark' or 'regex'", code="invalid_value", param=f"{at}.format.syntax")
+            form = kinds[custom.format.syntax](custom.format.definition)
+        return CustomSpec(name=_check_name(custom.name, at=at), description=custom.description or "", format=form)
+    if not isinstance(kind, str):
+        raise ApiError(
+            f"{at}.type is missing; it is 'function' or 'custom'", code="missing_required_parameter", param=f"{at}.type"
+        )
+    raise unsupported(
+        f"the tool {kind!r} is not available on this server; declare 'function' or 'custom' tools", param=f"{at}.type"
+    )
+
+
+def read_choice(
+    choice: str | Mapping[str, Any] | None, tools: Sequence[ToolSpec]
+) -> tuple[ToolChoice, tuple[str, ...] | None]:
+    """`tool_choice` in any of its forms: what may be done, and which tools may be called (None: all)."""
+    if choice is None:
+        return ToolChoice.AUTO, None
+    if isinstance(choice, str):
+        if choice not in _CHOICES:
+            raise ApiError(
+                f"tool_choice is {choice[:50]!r}; use 'none', 'auto', 'required' or an object",
+                code="invalid_value",
+                param="tool_choice",
+            )
+        return _CHOICES[choice], None
+    kind = choice.get("type")
+    if kind in ("function", "custom"):
+        return ToolChoice.REQUIRED, (_chosen_name(choice, at="tool_choice"),)
+    if kind == "allowed_tools":
+        allowed = validate(ToolChoiceAllowed, choice, at="tool_choice")
+        names = tuple(_chosen_name(tool, at=f"tool_choice.tools[{i}]") for i, tool in enumerate(allowed.tools))
+        if not names:
+            raise ApiError(
+                "tool_choice allows no tool; use 'none' for that", code="invalid_value", param="tool_choice.tools"
+            )
+        return _CHOICES[allowed.mode], tuple(dict.fromkeys(names))
+    declared = ", ".join(tool.name for tool in tools) or "none"
+    raise unsupported(
+        f"tool_choice asks for {str(kind)[:50]!r}, which is not available on this server; the tools are: {declared}",
+        param="tool_choice.type",
+    )
+
+
+def read_format(text: Mapping[str, Any] | None) -> FormatSpec | None:
+    """`text.format`; None for free text."""
+    form = (text or {}).get("format")
+    if form is None or form.get("type") == "text":
+        return None
+    if form.get("type") == "json_object":
+        return FormatSpec()
+    if form.get("type") == "json_schema":
+        wanted = validate(ResponseFormatTextJSONSchemaConfig, form, at="text.format")
+        return FormatSpec(
+            name=_check_name(wanted.name, at="text.format"),
+            schema=cast("Mapping[str, JsonValue]", wanted.schema_),
+            description=wanted.description,
+        )
+    raise unsupported(
+        f"text.format.type is {str(form.get('type'))[:50]!r}; use 'text', 'json_object' or 'json_schema'",
+        param="text.format.type",
+    )
+
+
+def _chosen_name(choice: Mapping[str, Any], *, at: str) -> str:
+    name = choice.get("name")
+    if choice.get("type") not in ("function", "custom"):
+        raise unsupported(
+            f"{at} asks for {str(choice.get('type'))[:50]!r}, which is not available here", param=f"{at}.type"
+        )
+    if not isinstance(name, str):
+        raise ApiError(f"{at}.name is missing", code="missing_required_parameter", param=f"{at}.name")
+    return name
+
+
+def _check_name(name: str, *, at: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ApiError(
+            f"{name[:60]!r} is no name; use up to 128 letters, digits, '_', '-' and '.'",
+            code="invalid_value",
+            param=f"{at}.name",
+        )
+    return name

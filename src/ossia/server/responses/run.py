@@ -1,0 +1,244 @@
+"""One response from its first event to its last."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, NamedTuple
+
+from ossia.core.errors import OssiaError
+from ossia.engine.request import FinishReason
+from ossia.harmony.events import MessageEnd
+from ossia.harmony.message import Channel, Message
+from ossia.server.auth import Caller
+from ossia.server.errors import error_info
+from ossia.server.replay import Said
+from ossia.server.responses.builder import OutputBuilder, StreamEvent
+from ossia.server.responses.envelope import TERMINAL, close_envelope
+from ossia.server.responses.items import Item
+from ossia.server.responses.schema import JsonObject
+from ossia.server.responses.summary import summarise
+from ossia.server.store.rows import StoredResponse
+
+if TYPE_CHECKING:
+    from ossia.server.responses.service import ResponseService
+    from ossia.server.turns import RunningTurn, TurnNews
+
+logger = logging.getLogger(__name__)
+
+SERVER_ERROR = "server_error"
+
+
+class Plan(NamedTuple):
+    """What a run starts from.
+
+    Attributes:
+        envelope: the response as it begins.
+        is_parallel: several calls may follow one another.
+        is_stored: it is kept.
+        is_open: a row for it lies in the database already.
+    """
+
+    caller: Caller
+    envelope: JsonObject
+    inputs: list[Item]
+    builder: OutputBuilder
+    is_parallel: bool
+    is_stored: bool
+    is_open: bool
+    date: str
+    summary: str | None
+
+
+class Outcome(NamedTuple):
+    """How a response ended."""
+
+    status: str
+    error: JsonObject | None = None
+    reason: str | None = None
+
+
+class Run:
+    """See the module.
+
+    Attributes:
+        envelope: the response so far; as it ended once the events are over.
+        log: its events, if they are to be stored; without the terminal one.
+    """
+
+    def __init__(self, service: ResponseService, plan: Plan, turn: RunningTurn) -> None:
+        self.plan = plan
+        self.envelope = plan.envelope
+        self._service = service
+        self._context = service.context
+        self._turn = turn
+        self.log: list[StreamEvent] | None = None
+        self._if_left = Outcome("cancelled")
+        self._is_cancelled = False
+        self._is_over = False
+
+    @property
+    def id(self) -> str:
+        return str(self.envelope["id"])
+
+    @property
+    def snapshot(self) -> JsonObject:
+        """The response with the items that are complete."""
+        return (
+            self.envelope if self._is_over else {**self.envelope, "output": [i.body for i in self.plan.builder.items]}
+        )
+
+    def cancel(self) -> None:
+        """End it as cancelled."""
+        self._is_cancelled = True
+        self._turn.cancel()
+
+    def leave(self, *, message: str | None = None) -> None:
+        """Give up, if it is not over: nobody iterates the events any more.
+
+        Args:
+            message: why it then counts as failed; None: as cancelled, for its client went away.
+        """
+        if message is not None:
+            self._if_left = Outcome("failed", {"code": SERVER_ERROR, "message": message})
+        if not self._is_over:
+            self._is_over = True
+            self._turn.cancel()
+            self._close(self._if_left)
+            self._context.limiter.charge(self.plan.caller, self._turn.num_tokens)
+            self._service.spawn(self._service.keep(self, self._terminal()))
+
+    async def events(self) -> AsyncGenerator[list[StreamEvent], None]:
+        """The events, in order and bunches; the last is the one terminal event. Iterate once.
+
+        What is to be stored is stored before the terminal event is given. Closing the generator early cancels the
+        engine's work, and the response is stored as cancelled.
+        """
+        builder = self.plan.builder
+        try:
+            yield self._begin()
+            try:
+                outcome = None
+                async with self._turn:
+                    async for news in self._turn:
+                        yield await self._take(news)
+                        if not self.plan.is_parallel and builder.num_calls:
+                            outcome = Outcome("completed")
+                            break
+                outcome = outcome or self._outcome()
+            except OssiaError as error:
+                outcome = Outcome("failed", {"code": SERVER_ERROR, "message": error_info(error).message})
+            yield [await self._end(outcome)]
+        finally:
+            self.leave()
+
+    def _begin(self) -> list[StreamEvent]:
+        builder = self.plan.builder
+        events = [builder.event("response.created", response=self.envelope)]
+        if self.envelope["status"] == "queued":
+            events.append(builder.event("response.queued", response=self.envelope))
+        self.envelope = {**self.envelope, "status": "in_progress"}
+        return [*events, builder.event("response.in_progress", response=self.envelope)]
+
+    async def _take(self, news: TurnNews) -> list[StreamEvent]:
+        builder = self.plan.builder
+        reader = self._turn.readers[0]
+        is_cut = news.is_last and reader.engine_finish is FinishReason.LENGTH
+        events: list[StreamEvent] = []
+        for event in news.events:
+            messages = reader.messages if isinstance(event, MessageEnd) else ()
+            if not self.plan.is_parallel and builder.num_calls:
+                break
+            events += builder.push(event, messages=messages, logprobs=news.logprobs, is_cut=is_cut)
+            if builder.wants_summary is not None:
+                text = await summarise(
+                    self._context, builder.wants_summary, detail=self.plan.summary, owner=self.plan.caller.key_id
+                )
+                events += builder.end_reasoning(text)
+        return events
+
+    def _outcome(self) -> Outcome:
+        reader = self._turn.readers[0]
+        match reader.engine_finish:
+            case FinishReason.STOP:
+                return Outcome("completed")
+            case FinishReason.LENGTH:
+                return Outcome("incomplete", reason="max_output_tokens")
+            case FinishReason.CANCELLED if self._is_cancelled:
+                return Outcome("cancelled")
+            case FinishReason.CANCELLED:
+                return Outcome("failed", {"code": SERVER_ERROR, "message": "the server stopped before it was done"})
+            case FinishReason.DEADLINE:
+                return Outcome("failed", {"code": SERVER_ERROR, "message": "the response took too long"})
+            case _:
+                logger.error("a request failed in the engine: %s", reader.error)
+                return Outcome("failed", {"code": SERVER_ERROR, "message": "the model failed on this request"})
+
+    async def _end(self, outcome: Outcome) -> StreamEvent:
+        """Store the response, and give its terminal event."""
+        self._close(outcome)
+        self._remember()
+        terminal = self._terminal()
+        try:
+            await self._service.keep(self, terminal)
+        except OssiaError as error:
+            self._close(Outcome("failed", {"code": SERVER_ERROR, "message": error_info(error).message}))
+            terminal = self._terminal()
+        self._is_over = True
+        return terminal
+
+    def _terminal(self) -> StreamEvent:
+        # OpenAI has no event for a cancelled response; this one ends a stream without an exception in its clients.
+        kind = TERMINAL.get(self.envelope["status"], "response.incomplete")
+        return self.plan.builder.last_event(kind, response=self.envelope)
+
+    def _close(self, outcome: Outcome) -> None:
+        self.envelope = close_envelope(
+            self.envelope,
+            status=outcome.status,
+            items=self.plan.builder.items,
+            now=self._context.clock(),
+            usage=self._turn.readers[0].usage,
+            error=outcome.error,
+            reason=outcome.reason,
+        )
+
+    def _remember(self) -> None:
+        """Keep what was said, for clients that send less of it back; and take the tokens from the key's account."""
+        owner = self.plan.caller.key_id
+        reasoning: list[Message] = []
+        for item in self.plan.builder.items:
+            (message,) = item.messages
+            if message.is_call and item.call_id is not None:
+                self._context.replay.keep(owner, item.call_id, Said(tuple(reasoning), message))
+                reasoning = []
+            elif message.channel == Channel.ANALYSIS:
+                reasoning.append(message)
+            self._context.replay.keep(owner, item.id, Said((), message))
+        self._context.limiter.charge(self.plan.caller, self._turn.num_tokens)
+
+    def stored(self) -> StoredResponse:
+        """The response for the database."""
+        conversation = self.envelope["conversation"]
+        return StoredResponse(
+            id=self.id,
+            owner=self.plan.caller.key_id,
+            status=self.envelope["status"],
+            is_background=self.envelope["background"],
+            previous_id=self.envelope["previous_response_id"],
+            conversation_id=conversation["id"] if conversation else None,
+            body=self.envelope,
+            state={"date": self.plan.date},
+            created_at=self.envelope["created_at"],
+        )
+
+
+async def drain(run: Run) -> JsonObject:
+    """The response as it ends, for those who want no events."""
+    events = run.events()
+    try:
+        async for _ in events:
+            pass
+    finally:
+        await events.aclose()
+    return run.envelope
