@@ -19,6 +19,7 @@ from ossia.model.config import ModelConfig
 
 Ints = NDArray[np.integer[Any]]
 _FIRST_ROWS, _FIRST_BLOCKS = 64, 64
+_ALIGNMENT = 16
 
 
 class SampledStep(NamedTuple):
@@ -335,15 +336,28 @@ def _to_device(arrays: Items[Ints], device: torch.device) -> list[Tensor]:
     """Tensors of these arrays. To a GPU they go in one copy, from pinned memory, without waiting for it."""
     if device.type == "cpu":
         return [torch.from_numpy(array) for array in arrays]
-    align = 16
-    begins = np.cumsum([0, *(-(-array.nbytes // align) * align for array in arrays)]).tolist()
-    staged = torch.empty(max(begins[-1], align), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    held = staged.numpy()
-    for begin, array in zip(begins, arrays, strict=False):
-        held[begin : begin + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    sent = staged.to(device, non_blocking=True)
+    return _unpack(_pack(arrays, is_pinned=device.type == "cuda").to(device, non_blocking=True), arrays)
+
+
+def _places(arrays: Items[Ints]) -> list[tuple[int, int]]:
+    """Where each array lies in one piece of memory, in bytes; aligned as any of their dtypes wants it."""
+    ends = np.cumsum([0, *(-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays)]).tolist()
+    return [(begin, begin + array.nbytes) for begin, array in zip(ends, arrays, strict=False)]
+
+
+def _pack(arrays: Items[Ints], *, is_pinned: bool) -> Tensor:
+    places = _places(arrays)
+    piece = torch.empty(places[-1][1], dtype=torch.uint8, pin_memory=is_pinned)
+    held = piece.numpy()
+    for (begin, end), array in zip(places, arrays, strict=True):
+        held[begin:end] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return piece
+
+
+def _unpack(piece: Tensor, arrays: Items[Ints]) -> list[Tensor]:
+    """Views of the piece, in the arrays' shapes and dtypes."""
     tensors = []
-    for begin, array in zip(begins, arrays, strict=False):
+    for (begin, end), array in zip(_places(arrays), arrays, strict=True):
         dtype = torch.int64 if array.dtype == np.int64 else torch.int32
-        tensors.append(sent[begin : begin + array.nbytes].view(dtype).view(array.shape))
+        tensors.append(piece[begin:end].view(dtype).view(array.shape))
     return tensors

@@ -14,6 +14,7 @@ never counts, not even if it is NaN: it is what the page's last owner wrote.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,83 +206,88 @@ def plan_reads(
     ends = context_lens.astype(np.int64)
     first_seen = np.zeros_like(ends) if window is None else np.maximum(ends - num_queries - window + 1, 0)
     first_block = first_seen // S
-    num_blocks = -(-ends // S) - first_block
+    num_blocks = (ends + S - 1) // S - first_block
     is_live = (num_queries > 0) & (ends > 0)
-    is_few = is_live & (num_queries <= FEW_QUERIES)
-    spans = _Spans(block_table, begins, num_queries, ends, first_block, num_blocks)
-    groups = tuple(
-        _group_reads(spans, members, window=window, page_size=S, device=device)
-        for members in _cut_groups(np.flatnonzero(is_few), num_blocks, max_blocks=GROUP_BYTES // (S * token_bytes))
-    )
+    spans = _Spans(begins, num_queries, ends - first_block * S, first_block, num_blocks)
+
+    few = np.flatnonzero(is_live & (num_queries <= FEW_QUERIES))
+    order, cuts = _cut_groups(few, num_blocks, max_blocks=GROUP_BYTES // (S * token_bytes))
+    ordered = _Spans(*(column[order] for column in spans))
+    groups = []
+    for begin, end in itertools.pairwise(cuts):
+        part = _Spans(*(column[begin:end] for column in ordered))
+        pages = _pages(block_table, order[begin:end], part)
+        groups.append(_group_reads(part, pages, window=window, page_size=S, device=device))
     chunks = []
-    for n in np.flatnonzero(is_live & ~is_few).tolist():
-        first = int(first_block[n])
-        pages = block_table[n, first : first + int(num_blocks[n])].astype(np.int64)
-        begin, num_keys = int(begins[n]), int(ends[n]) - first * S
-        chunks.append(ChunkReads(begin, begin + int(num_queries[n]), _on(pages, device), num_keys))
-    return PagedReads(groups, tuple(chunks), int(num_queries[is_live].sum()))
+    for n in np.flatnonzero(is_live & (num_queries > FEW_QUERIES)).tolist():
+        begin, count, end, first, width = (int(column[n]) for column in spans)
+        pages = block_table[n, first : first + width].astype(np.int64)
+        chunks.append(ChunkReads(begin, begin + count, _on(pages, device), end))
+    return PagedReads(tuple(groups), tuple(chunks), int(num_queries[is_live].sum()))
 
 
 class _Spans(NamedTuple):
-    """Each sequence's first row of q, queries, tokens, and the blocks that some query of it sees: all [N]."""
+    """Each sequence's first row of q, its queries, and the blocks that some query of it sees: all [n].
 
-    block_table: Ints
+    `local_ends` is its number of tokens, counted from the begin of `first_block`.
+    """
+
     begins: Ints
     num_queries: Ints
-    ends: Ints
+    local_ends: Ints
     first_block: Ints
     num_blocks: Ints
 
 
-def _cut_groups(members: Ints, num_blocks: Ints, *, max_blocks: int) -> list[Ints]:
-    """Split sequences into groups that read `max_blocks` at most, padding included, if a group has more than one."""
-    if members.size == 0:
-        return []
+def _cut_groups(members: Ints, num_blocks: Ints, *, max_blocks: int) -> tuple[Ints, list[int]]:
+    """An order of these sequences, and where to cut it.
+
+    A group of more than one sequence reads `max_blocks` at most, padding included.
+    """
     sizes = num_blocks[members]
-    if int(sizes.max()) * members.size <= max_blocks:
-        return [members]
+    if members.size == 0 or int(sizes.max()) * members.size <= max_blocks:
+        return members, [0, members.size] if members.size else []
     order = np.argsort(sizes, kind="stable")
-    members, ordered = members[order], sizes[order].tolist()
-    groups, begin = [], 0
-    for place, size in enumerate(ordered):  # ascending, so the latest is the largest
-        if place > begin and size * (place - begin + 1) > max_blocks:
-            groups.append(members[begin:place])
-            begin = place
-    return [*groups, members[begin:]]
+    cuts = [0]
+    for place, size in enumerate(sizes[order].tolist()):  # ascending, so the latest is the largest
+        if place > cuts[-1] and size * (place - cuts[-1] + 1) > max_blocks:
+            cuts.append(place)
+    return members[order], [*cuts, members.size]
+
+
+def _pages(block_table: Ints, members: Ints, spans: _Spans) -> Ints:
+    """The pages to read, int64 [n, blocks]; the null page behind a sequence's last block."""
+    steps = np.arange(spans.num_blocks.max())
+    columns = np.minimum(spans.first_block[:, None] + steps, block_table.shape[1] - 1)
+    pages = block_table[members[:, None], columns].astype(np.int64)
+    pages[steps >= spans.num_blocks[:, None]] = 0
+    return pages
 
 
 def _group_reads(
-    spans: _Spans, members: Ints, *, window: int | None, page_size: int, device: torch.device | str
+    spans: _Spans, pages: Ints, *, window: int | None, page_size: int, device: torch.device | str
 ) -> GroupReads:
-    n, S = members.size, page_size
-    table, begins, counts, ends, first_block, num_blocks = spans
-    begins, counts, ends, first_block = begins[members], counts[members], ends[members], first_block[members]
-    num_blocks = num_blocks[members]
-    Q, widest = int(counts.max()), int(num_blocks.max())
-
-    steps = np.arange(widest)
-    columns = np.minimum(first_block[:, None] + steps, table.shape[1] - 1)
-    pages = np.where(steps < num_blocks[:, None], table[members[:, None], columns], 0).astype(np.int64)
-
+    n, counts = pages.shape[0], spans.num_queries
+    Q = int(counts.max())
     queries = np.arange(Q)
-    rows = begins[:, None] + np.minimum(queries, counts[:, None] - 1)
-    is_kept = (queries < counts[:, None]).ravel()
-    are_all_kept = bool(is_kept.all())
-    flat = rows.ravel()
-    are_consecutive = are_all_kept and bool((np.diff(flat) == 1).all())
+    rows = (spans.begins[:, None] + np.minimum(queries, counts[:, None] - 1)).ravel()
+    kept = None if int(counts.min()) == Q else np.flatnonzero((queries < counts[:, None]).ravel())
+    are_consecutive = kept is None and bool((rows[1:] - rows[:-1] == 1).all())
 
-    key_positions = first_block[:, None] * S + np.arange(widest * S)
-    unseen = np.flatnonzero((key_positions >= ends[:, None]).ravel())
-    positions = ((ends - counts)[:, None] + queries)[:, :, None]
-    hidden = key_positions[:, None, :] > positions
+    keys = np.arange(pages.shape[1] * page_size)  # positions, counted from each sequence's first block
+    is_unseen = keys >= spans.local_ends[:, None]
+    unseen = np.flatnonzero(is_unseen.ravel())
+    positions = (spans.local_ends - counts)[:, None, None] + queries[:, None]
+    hidden = is_unseen[:, None] if Q == 1 else keys > positions
     if window is not None:
-        hidden |= key_positions[:, None, :] <= positions - window
+        hidden = hidden | (keys <= positions - window)
+    has_hidden = window is not None or Q > 1 or unseen.size > 0
     return GroupReads(
-        rows=_on(flat, device),
-        first_row=int(flat[0]) if are_consecutive else None,
-        kept=None if are_all_kept else _on(np.flatnonzero(is_kept), device),
+        rows=_on(rows, device),
+        first_row=int(rows[0]) if are_consecutive else None,
+        kept=None if kept is None else _on(kept, device),
         pages=_on(pages.ravel(), device),
-        hidden=_on(hidden[:, None, :, None, :], device) if hidden.any() else None,
+        hidden=_on(hidden[:, None, :, None, :], device) if has_hidden else None,
         unseen=_on(unseen, device),
         num_seqs=n,
     )
