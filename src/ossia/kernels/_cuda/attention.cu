@@ -125,7 +125,7 @@ struct Pages {
 };
 
 template <int C>
-DEVICE void run_attention(const u16* q, Pages pages, const u16* sinks, u16* out, float* scratch, int* arrived, int H,
+DEVICE void run_attention(const u16* q, int q_stride, Pages pages, const u16* sinks, u16* out, float* scratch, int* arrived, int H,
                           int KV, int window) {
   DYNAMIC_SHARED(shared);
   const int n = blockIdx.z, kv = blockIdx.y, split = blockIdx.x, splits = gridDim.x, group = H / KV;
@@ -142,7 +142,7 @@ DEVICE void run_attention(const u16* q, Pages pages, const u16* sinks, u16* out,
   const int begin = first_run + (int)((i64)runs * split / used), end = first_run + (int)((i64)runs * (split + 1) / used);
 
   u32 query[C / 32][4];
-  const u16* const head_query = q + ((i64)n * H + kv * group + min_int(g, group - 1)) * C;
+  const u16* const head_query = q + (i64)n * q_stride + (kv * group + min_int(g, group - 1)) * C;
 #pragma unroll
   for (int block = 0; block < C / 32; ++block) load_words<4>(query[block], head_query + block * 32 + t * 8);
   const float scale = rsqrtf((float)C) * LOG2_E;
@@ -225,12 +225,13 @@ DEVICE void run_attention(const u16* q, Pages pages, const u16* sinks, u16* out,
   }
 }
 
-// q and out [N, H, C]; grid (shares, KV, N); scratch float32 [N * KV, shares, 16 + 8 C]; arrived int32 [N * KV], zeros
+// q [N rows q_stride apart, H, C], out [N, H, C]; grid (shares, KV, N); scratch float32 [N * KV, shares, 16 + 8 C]; arrived int32 [N * KV], zeros
 // before and after.
 #define ATTENTION_KERNEL(C)                                                                                            \
   KERNEL void __launch_bounds__(ATTENTION_WARPS * 32) decode_attention_##C(                                            \
-      const u16* q, Pages pages, const u16* sinks, u16* out, float* scratch, int* arrived, int H, int KV, int window) { \
-    run_attention<C>(q, pages, sinks, out, scratch, arrived, H, KV, window);                                           \
+      const u16* q, int q_stride, Pages pages, const u16* sinks, u16* out, float* scratch, int* arrived, int H,       \
+      int KV, int window) {                                                                                            \
+    run_attention<C>(q, q_stride, pages, sinks, out, scratch, arrived, H, KV, window);                                           \
   }
 ATTENTION_KERNEL(32)
 ATTENTION_KERNEL(64)

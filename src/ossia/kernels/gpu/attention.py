@@ -76,7 +76,7 @@ def decode_attention(
     """Let each sequence's last token attend to its pages.
 
     Args:
-        q: bfloat16 [N, H, C].
+        q: bfloat16, N rows that each begin with the H C values of the query (those of q, k and v together will do).
         keys: bfloat16 [P, S, K, C].
         values: likewise.
         block_table: int32 [N, columns].
@@ -86,14 +86,14 @@ def decode_attention(
         scratch: see there.
         out: bfloat16 [N, H, C], written; the softmax is float32.
     """
-    N, H, C = q.shape
+    N, H, C = out.shape
     S, K = keys.shape[1:3]
     pages = _Pages(*(x.data_ptr() for x in (keys, values, block_table, context_lens)), block_table.shape[1], S)
     driver.load_kernel("attention", f"decode_attention_{C}", q.device).launch(
         Grid(scratch.splits, K, N),
         threads=_THREADS,
         shared=8 * (16 + 8 * C) * 4,
-        args=(q, pages, sinks, out, scratch.shares, scratch.arrived, H, K, window or 0),
+        args=(q, q.stride(0), pages, sinks, out, scratch.shares, scratch.arrived, H, K, window or 0),
     )
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 
 import torch
 from torch import Tensor
@@ -19,6 +20,13 @@ TILE_SIZES = (8, 16, 32)
 """Tokens of one expert that the experts' kernels take together."""
 _MAX_EXPERTS, _MAX_ACTIVE = 256, 32
 _WARPS = 8
+
+
+def choose_tile_size(num_tokens: int, *, num_experts: int, num_active: int) -> int:
+    """The smallest tile that holds nearly every expert's tokens (three deviations above the mean), if any does."""
+    mean = num_tokens * num_active / num_experts
+    most = min(num_tokens, mean + 3 * math.sqrt(mean))
+    return next((size for size in TILE_SIZES if size >= most), TILE_SIZES[-1])
 
 
 class RoutingBuffers:

@@ -37,9 +37,7 @@ def test_the_residual_is_added_to(device: torch.device, N: int, num_in: int, D: 
 
 @pytest.mark.parametrize(("N", "D", "H", "K", "C"), [(1, 64, 4, 1, 32), (4, 96, 8, 2, 64), (2, 128, 2, 2, 128)])
 @pytest.mark.parametrize("is_split", [False, True])
-def test_qkv_turns_and_stores(
-    device: torch.device, N: int, D: int, H: int, K: int, C: int, is_split: bool
-) -> None:
+def test_qkv_turns_and_stores(device: torch.device, N: int, D: int, H: int, K: int, C: int, is_split: bool) -> None:
     x, weight, bias = draw(N, D, seed=1), draw((H + 2 * K) * C, D, seed=2), draw((H + 2 * K) * C, seed=3)
     tables = rope_tables(rope_frequencies(C, theta=150000.0, factor=32.0), num_positions=300)
     positions, slots = torch.tensor([299, 0, 7, 130][:N]), torch.tensor([5, 17, 33, 18][:N])

@@ -70,9 +70,7 @@ def test_equal_logits_go_to_the_first_experts(device: torch.device) -> None:
     out = RoutingBuffers(num_tokens=1, num_experts=40, num_active=4, tile_size=8, device=device)
     stream = torch.ones(1, 64, dtype=torch.bfloat16, device=device)
     weight, bias = torch.zeros(40, 64).to(stream), torch.zeros(40).to(stream)
-    norm_and_route(
-        stream, norm=stream[0], eps=1e-5, weight=weight, bias=bias, out=out, normed=torch.empty_like(stream)
-    )
+    norm_and_route(stream, norm=stream[0], eps=1e-5, weight=weight, bias=bias, out=out, normed=torch.empty_like(stream))
     assert out.pair_expert[:4].tolist() == [0, 1, 2, 3]
     assert out.pair_weight.tolist() == [0.25] * 4
 

@@ -1,0 +1,215 @@
+"""The whole model on one GPU: embedding, all layers, final norm and logits, in kernels that each read weights once.
+
+Up to 8 sequences that decode take one way: seven kernels a layer, each starting to fetch its weights while the one
+before it ends. More take the same kernels for attention and experts and cuBLAS for the dense products. Prompts and mixed
+batches take kernels made for many tokens. All read their inputs from device tensors and wait for nothing on the host, so
+that decoding can be captured in a CUDA graph.
+"""
+
+# T tokens, N sequences, D model, H heads, K KV heads, C head dim, E experts, A active experts, F expert hidden, V vocab
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ossia.kernels.gpu.attention import DecodeScratch, check_heads, decode_attention
+from ossia.kernels.gpu.experts import down_few, gate_up_few
+from ossia.kernels.gpu.linear import MAX_TOKENS, linear_float, linear_qkv, linear_residual
+from ossia.kernels.gpu.residual import ExpertOutputs, residual_norm, rope_and_store
+from ossia.kernels.gpu.routing import RoutingBuffers, choose_tile_size, norm_and_route
+from ossia.kernels.gpu.weights import GpuLayer, take_layer
+
+
+class PagedGroup(NamedTuple):
+    """What layers of one kind share: block_table int32 [N, columns] and slot_mapping int64 [T]."""
+
+    block_table: Tensor
+    slot_mapping: Tensor
+
+
+class StepInputs(NamedTuple):
+    """A step's inputs, all on the GPU (see the contract of the paged cache).
+
+    Attributes:
+        token_ids: int64 [T].
+        positions: int64 [T].
+        cu_seqlens_q: int32 [N + 1].
+        context_lens: int32 [N], tokens held after this step; 0 for padding.
+        full: for layers with full attention, if there are any.
+        sliding: for layers with a window.
+        max_queries: of one sequence; 1 when all decode.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    cu_seqlens_q: Tensor
+    context_lens: Tensor
+    full: PagedGroup | None
+    sliding: PagedGroup | None
+    max_queries: int
+
+
+class _Workspace:
+    """The buffers of one batch size; a graph holds their addresses."""
+
+    def __init__(self, layers: GpuLayers, num_tokens: int) -> None:
+        def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=layers.device)
+
+        config, N = layers.config, num_tokens
+        D, F = config.hidden_size, config.intermediate_size
+        H, K, C = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        E, A = config.num_local_experts, config.num_experts_per_tok
+        self.stream, self.total, self.normed = empty(N, D), empty(N, D), empty(N, D)
+        self.q, self.attended = empty(N, H, C), empty(N, H, C)
+        self.routing = RoutingBuffers(
+            num_tokens=N,
+            num_experts=E,
+            num_active=A,
+            tile_size=choose_tile_size(N, num_experts=E, num_active=A),
+            device=layers.device,
+        )
+        self.hidden = empty(N * A, F)
+        self.parts = empty(2 if N == 1 else 1, N * A, D, dtype=torch.float32)  # alone, more parts keep all warps at work
+        self.scratch = DecodeScratch(num_sequences=N, num_kv_heads=K, head_dim=C, device=layers.device)
+
+
+class GpuLayers:
+    """A model's weights re-laid for the GPU, and what runs them.
+
+    Args:
+        model: a `Transformer` in bfloat16 with packed experts, on the GPU or the CPU. Its packed experts are moved and
+            released layer by layer; afterwards it cannot run by itself.
+        kv_layers: keys and values of each layer, bfloat16 [P, S, K, C] each.
+        device: the GPU.
+
+    Raises:
+        InvalidInputError: shapes that the kernels do not take.
+    """
+
+    def __init__(self, model: Any, *, kv_layers: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> None:
+        config = model.config
+        check_heads(
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            page_size=kv_layers[0][0].shape[1],
+        )
+        self.config, self.device, self.kv_layers = config, device, list(kv_layers)
+        self.layers: list[GpuLayer] = []
+        for index, layer in enumerate(model.layers):
+            self.layers.append(take_layer(layer, window=config.window(index), device=device))
+        self.embedding = model.embed_tokens.weight.detach().to(device)
+        self.final_norm = model.norm.weight.detach().to(device)
+        self.lm_head = model.lm_head.weight.detach().to(device)
+        self.rope = model.rope(device)
+        self._workspaces: dict[int, _Workspace] = {}
+
+    @torch.inference_mode()
+    def decode(self, inputs: StepInputs) -> Tensor:
+        """Run a step in which every sequence has one query.
+
+        Returns:
+            bfloat16 [N, D], after the final norm: a buffer that the next step of N sequences overwrites.
+        """
+        N = inputs.token_ids.shape[0]
+        if N not in self._workspaces:
+            self._workspaces[N] = _Workspace(self, N)
+        work = self._workspaces[N]
+        first = self.layers[0]
+        residual_norm(
+            self.embedding,
+            num_tokens=N,
+            norm=first.attn_norm,
+            eps=self.config.rms_norm_eps,
+            index=inputs.token_ids,
+            stream=work.stream,
+            normed=work.normed,
+        )
+        for index, layer in enumerate(self.layers):
+            norm = self.layers[index + 1].attn_norm if index + 1 < len(self.layers) else self.final_norm
+            self._decode_layer(layer, index, inputs, work, norm)
+        return work.normed
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden bfloat16 [N, D] -> float32 [N, V]."""
+        if hidden.shape[0] <= MAX_TOKENS and hidden.shape[0] > 0:
+            out = torch.empty(hidden.shape[0], self.lm_head.shape[0], dtype=torch.float32, device=self.device)
+            linear_float(hidden.contiguous(), weight=self.lm_head, out=out)
+            return out
+        return torch.mm(hidden, self.lm_head.T, out_dtype=torch.float32)
+
+    def _decode_layer(self, layer: GpuLayer, index: int, inputs: StepInputs, work: _Workspace, norm: Tensor) -> None:
+        """Stream and normed stream in, both out again, in the workspace; `norm` is the next layer's."""
+        config = self.config
+        group = inputs.full if layer.window is None else inputs.sliding
+        assert group is not None
+        keys, values = self.kv_layers[index]
+        num_tokens = work.stream.shape[0]
+        is_few = num_tokens <= MAX_TOKENS
+        places = {
+            "positions": inputs.positions,
+            "slot_mapping": group.slot_mapping,
+            "keys": keys,
+            "values": values,
+            "rope": self.rope,
+        }
+        if is_few:
+            linear_qkv(work.normed, weight=layer.qkv, bias=layer.qkv_bias, q=work.q, **places)
+            q = work.q
+        else:
+            qkv = functional.linear(work.normed, layer.qkv, layer.qkv_bias)
+            rope_and_store(qkv, H=config.num_attention_heads, **places)
+            q = qkv
+        decode_attention(
+            q,
+            keys=keys,
+            values=values,
+            block_table=group.block_table,
+            context_lens=inputs.context_lens,
+            sinks=layer.sinks,
+            window=layer.window,
+            scratch=work.scratch,
+            out=work.attended,
+        )
+        attended = work.attended.view(num_tokens, -1)
+        update = None
+        if is_few:
+            linear_residual(attended, weight=layer.out, bias=layer.out_bias, stream=work.stream)
+        else:
+            update = functional.linear(attended, layer.out, layer.out_bias)
+        norm_and_route(
+            work.stream,
+            norm=layer.mlp_norm,
+            eps=config.rms_norm_eps,
+            weight=layer.router,
+            bias=layer.router_bias,
+            out=work.routing,
+            normed=work.normed,
+            update=update,
+            total=None if is_few else work.total,
+        )
+        gate_up_few(
+            work.normed,
+            packed=layer.gate_up,
+            bias=layer.gate_up_bias,
+            routing=work.routing,
+            alpha=config.swiglu_alpha,
+            limit=config.swiglu_limit,
+            out=work.hidden,
+        )
+        down_few(work.hidden, packed=layer.down, bias=layer.down_bias, routing=work.routing, out=work.parts)
+        residual_norm(
+            work.stream if is_few else work.total,
+            num_tokens=num_tokens,
+            norm=norm,
+            eps=config.rms_norm_eps,
+            experts=ExpertOutputs(work.parts, work.routing),
+            stream=work.stream,
+            normed=work.normed,
+        )
