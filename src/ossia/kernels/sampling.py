@@ -21,10 +21,11 @@ from torch import Tensor
 
 MAX_RANKED = 1024
 """Up to this top_k, a row's likeliest tokens are selected; beyond, all are sorted."""
-_NUCLEUS_RUNGS = (128, 2048)
+_FIRST_RANKED = 512
 """On the CPU, top_p looks for its tokens among so many of the likeliest before it sorts them all."""
 _MASK64 = (1 << 64) - 1
 _LOW32 = (1 << 32) - 1
+_LOW31 = (1 << 31) - 1
 
 
 class SamplingGroup(NamedTuple):
@@ -210,11 +211,30 @@ def rank_tokens(logits: Tensor, *, num_tokens: int) -> Tensor:
     V = logits.shape[-1]
     if logits.dtype == torch.float64:
         return logits.sort(dim=-1, descending=True, stable=True).indices[:, :num_tokens]
-    bits = (logits.float() + 0.0).view(torch.int32)  # adding 0 makes one of the two zeros
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative floats: the larger the bits, the smaller the number
+    bits = (logits.detach().float() + 0.0).view(torch.int32)  # adding 0 makes one of the two zeros
+    if bits.device.type == "cpu":
+        return torch.from_numpy(_rank_bits(bits.numpy(), num_tokens))
+    ordered = bits ^ ((bits >> 31) & _LOW31)  # negative floats: the larger the bits, the smaller the number
     keys = (ordered.long() << 32) | (_LOW32 - torch.arange(V, device=logits.device))
     best = keys.topk(num_tokens, dim=-1).values if num_tokens < V else keys.sort(dim=-1, descending=True).values
     return _LOW32 - (best & _LOW32)
+
+
+def _rank_bits(bits: npt.NDArray[np.int32], num_tokens: int) -> npt.NDArray[np.int64]:
+    """`rank_tokens` of the bits [N, V] of float32 numbers, which it may write to.
+
+    NumPy selects and sorts with vector instructions, many times as fast as torch on a CPU.
+    """
+    V = bits.shape[-1]
+    flip = bits >> 31
+    flip &= _LOW31
+    bits ^= flip
+    keys = np.left_shift(bits, 32, dtype=np.int64)
+    keys |= np.arange(_LOW32, _LOW32 - V, -1)
+    if num_tokens < V:
+        keys = np.partition(keys, V - num_tokens, axis=-1)[:, V - num_tokens :]
+    keys.sort(axis=-1)
+    return _LOW32 - (keys[:, ::-1] & _LOW32)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -242,44 +262,32 @@ def _draw_nucleus(logits: Tensor, *, largest: Tensor, group: SamplingGroup, unif
     """
     V = logits.shape[-1]
     total = _weights(logits, largest=largest, temperature=group.temperature).cumsum(dim=-1)[:, -1:]
-    rungs = [rung for rung in _NUCLEUS_RUNGS if rung < V] if logits.device.type == "cpu" else []
-    ids = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-    left: Tensor | None = None  # rows not yet drawn, None for all
-    for num_ranked in [*rungs, V]:
-        part = _Rows(logits, largest, group, uniforms, total).select(left)
-        drawn = _draw_ranked(
-            part.logits,
-            largest=part.largest,
-            group=part.group,
-            uniforms=part.uniforms,
-            num_ranked=num_ranked,
-            total=part.total,
-        )
-        ids = drawn.ids if left is None else ids.index_copy(0, left, drawn.ids)
-        if num_ranked == V or bool(drawn.is_complete.all()):
-            break
-        incomplete = (~drawn.is_complete).nonzero().flatten()
-        left = incomplete if left is None else left[incomplete]
-    return ids
 
+    def draw(rows: Tensor | None, num_ranked: int) -> _Drawn:
+        def pick(tensor: Tensor) -> Tensor:
+            return tensor if rows is None else tensor[rows]
 
-class _Rows(NamedTuple):
-    logits: Tensor
-    largest: Tensor
-    group: SamplingGroup
-    uniforms: Tensor
-    total: Tensor
-
-    def select(self, rows: Tensor | None) -> _Rows:
-        if rows is None:
-            return self
-        group = self.group
         part = group._replace(
-            temperature=group.temperature[rows],
-            min_p=None if group.min_p is None else group.min_p[rows],
-            top_p=None if group.top_p is None else group.top_p[rows],
+            temperature=pick(group.temperature),
+            min_p=None if group.min_p is None else pick(group.min_p),
+            top_p=None if group.top_p is None else pick(group.top_p),
         )
-        return _Rows(self.logits[rows], self.largest[rows], part, self.uniforms[rows], self.total[rows])
+        return _draw_ranked(
+            pick(logits),
+            largest=pick(largest),
+            group=part,
+            uniforms=pick(uniforms),
+            num_ranked=num_ranked,
+            total=pick(total),
+        )
+
+    if logits.device.type != "cpu" or V <= _FIRST_RANKED:
+        return draw(None, V).ids
+    ids, is_complete = draw(None, _FIRST_RANKED)
+    if not bool(is_complete.all()):
+        rest = (~is_complete).nonzero()[:, 0]
+        ids = ids.index_copy(0, rest, draw(rest, V).ids)
+    return ids
 
 
 class _Drawn(NamedTuple):
@@ -319,6 +327,9 @@ def _draw_ranked(
     if group.min_p is not None:
         weights.masked_fill_(weights < group.min_p, 0.0)
     # Back to the order of ids: with it a uniform means the same token whatever was ranked.
+    if num_ranked == logits.shape[-1]:
+        by_id = torch.empty_like(weights).scatter_(-1, ids, weights)
+        return _Drawn(ids=_invert(by_id, uniforms=uniforms), is_complete=is_complete)
     ids, order = ids.sort(dim=-1)
     place = _invert(weights.gather(-1, order), uniforms=uniforms)
     return _Drawn(ids=ids.gather(-1, place.view(-1, 1))[:, 0], is_complete=is_complete)

@@ -338,12 +338,18 @@ def test_stop_ids_do_not_come_before_min_tokens() -> None:
     assert sequence.output_ids == [1, 1, 0]
 
 
-def test_memory_of_counts_is_used_again() -> None:
+def test_memory_of_counts_is_used_again_and_clean() -> None:
     sampler = Sampler(vocab_size=V)
     logits = random_logits(3, 1)
-    for _ in range(20):
-        batch = [sequence_of(frequency_penalty=1.0) for _ in range(3)]
-        sampler(logits, [row_of(sequence) for sequence in batch])
+    for turn in range(20):
+        batch = [
+            sequence_of(
+                prompt=(turn, 2), output=(turn % 7,) * 5, seed=turn, frequency_penalty=2.0, repetition_penalty=3.0
+            )
+            for _ in range(3)
+        ]
+        rows = [row_of(sequence) for sequence in batch]
+        assert sampler(logits, rows).take() == Sampler(vocab_size=V)(logits, rows).take()
         for sequence in batch:
             sampler.release(sequence)
             sampler.release(sequence)
