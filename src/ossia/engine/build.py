@@ -54,8 +54,13 @@ class EngineConfig:
             raise InvalidInputError(f"num_drafts is {self.num_drafts}; allowed: 0 to 64", param="num_drafts")
 
 
-def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None) -> Engine:
+def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None, has_overlap: bool | None = None) -> Engine:
     """Make an engine for a model; takes the KV cache's memory.
+
+    Args:
+        loaded: the model.
+        config: sizes and switches.
+        has_overlap: see `Engine`; None for overlapping steps on a GPU only.
 
     Raises:
         InvalidInputError: sizes that make no engine, or too little memory.
@@ -96,6 +101,6 @@ def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None) -> 
         tokenizer=loaded.tokenizer,
         stop_ids=loaded.stop_ids,
         lookup=PromptLookup(LookupConfig(max_drafts=config.num_drafts)) if config.num_drafts else None,
-        has_overlap=weight.device.type == "cuda",
+        has_overlap=weight.device.type == "cuda" if has_overlap is None else has_overlap,
         device=weight.device,
     )
