@@ -25,7 +25,7 @@ class LogprobTensors(NamedTuple):
     Attributes:
         ids: [N] int64, the tokens.
         logprobs: [N] float32.
-        ranks: [N] int64, 1 for the likeliest; of equals the lower id is the likelier.
+        ranks: [N] int32, 1 for the likeliest; of equals the lower id is the likelier.
         top_ids: [N, K] int64, likeliest first.
         top_logprobs: [N, K] float32.
     """
@@ -67,7 +67,7 @@ def compute_logprobs(logits: Tensor, ids: Tensor, *, num_top: int) -> LogprobTen
     return LogprobTensors(
         ids=ids,
         logprobs=(chosen - normaliser)[:, 0],
-        ranks=is_likelier.sum(dim=-1) + 1,
+        ranks=is_likelier.view(torch.uint8).sum(dim=-1, dtype=torch.int32) + 1,
         top_ids=top_ids,
         top_logprobs=logits.gather(-1, top_ids) - normaliser,
     )
