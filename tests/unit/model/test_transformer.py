@@ -8,9 +8,10 @@ from torch import Tensor
 
 from ossia.core.errors import InvalidInputError
 from ossia.kernels.mxfp4 import pack_mxfp4, unpack_mxfp4
+from ossia.kernels.rope import RopeTables
 from ossia.model.attention import CachedAttention, KVCache, PackedAttention
 from ossia.model.config import ModelConfig, RopeConfig
-from ossia.model.transformer import Transformer, init_weights
+from ossia.model.transformer import Layer, Transformer, init_weights
 
 
 def make_config(**changes: Any) -> ModelConfig:
@@ -187,6 +188,36 @@ def test_router_backends_record_and_replay() -> None:
     torch.testing.assert_close(run(model, IDS, router=Replaying(choices)), plain)
     others = [((indices + 1) % 6, weights) for indices, weights in choices]
     assert not torch.allclose(run(model, IDS, router=Replaying(others)), plain, rtol=0.01)
+
+
+class RunningLayers:
+    """Runs whole layers, the module's own way, and remembers which."""
+
+    def __init__(self, model: Transformer, num_tokens: int) -> None:
+        self.seen: list[int] = []
+        self.attention = PackedAttention([0, num_tokens])
+        self.rope = model.rope(torch.device("cpu"))
+
+    def run_layer(self, layer: Layer, x: Tensor, positions: Tensor) -> Tensor:
+        self.seen.append(layer.attn.index)
+        rope = RopeTables(self.rope.cos[positions].unsqueeze(1), self.rope.sin[positions].unsqueeze(1))
+        return layer(x, rope=rope, attention=self.attention, router=None)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, sinks: Tensor, window: int | None) -> Tensor:
+        return self.attention.attend(layer, q, k, v, sinks=sinks, window=window)
+
+
+def test_a_backend_that_runs_layers_is_given_them() -> None:
+    model = make_model()
+    backend = RunningLayers(model, len(IDS))
+    positions = torch.arange(len(IDS))
+    out = model(torch.tensor(IDS), positions=positions, attention=backend)
+    assert torch.equal(out, run(model, IDS))
+    assert backend.seen == [0, 1, 2, 3]
+    # A router backend wants to be asked, so the layers are run the ordinary way.
+    recorder = Recording()
+    assert torch.equal(model(torch.tensor(IDS), positions=positions, attention=backend, router=recorder), out)
+    assert len(backend.seen) == len(recorder.seen) == 4
 
 
 def test_every_parameter_gets_a_gradient() -> None:
