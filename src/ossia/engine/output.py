@@ -147,7 +147,6 @@ class SequenceOutput:
             self.finish_reason, self.stop = FinishReason.STOP, stop
             ready = (self._held + text[:end])[: -len(stop)]
             self._held = ""
-            self._detokenizer.finish()
             return ready
         ready = self._held + text
         num_held = self._matcher.num_held(self._state)

@@ -53,7 +53,7 @@ configs = st.builds(
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     config=configs,
     tokens=st.lists(st.integers(0, 2), min_size=1, max_size=40),
