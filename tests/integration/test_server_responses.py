@@ -254,11 +254,23 @@ def test_errors_name_code_and_param(serving):
             ({"input": "x", "tools": [{"type": "mcp", "server_label": "a"}]}, "unsupported_value", "tools[0].type"),
             ({"input": "x", "tool_choice": "required"}, "invalid_value", "tool_choice"),
             ({"input": "x", "previous_response_id": "resp_0"}, "previous_response_not_found", "previous_response_id"),
-            ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "invalid_value", "input[0].call_id"),
-            ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "unsupported_value", "input[0].content[0].type"),
+            (
+                {"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]},
+                "invalid_value",
+                "input[0].call_id",
+            ),
+            (
+                {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+                "unsupported_value",
+                "input[0].content[0].type",
+            ),
             ({"input": "x " * 9000}, "context_length_exceeded", "input"),
-            ({"input": "x", "text": {"format": {"type": "json_schema", "name": "a"}}}, "missing_required_parameter", "text.format.schema"),
-        ]  # fmt: skip
+            (
+                {"input": "x", "text": {"format": {"type": "json_schema", "name": "a"}}},
+                "missing_required_parameter",
+                "text.format.schema",
+            ),
+        ]
         for body, code, param in cases:
             with pytest.raises(openai.BadRequestError) as caught:
                 client.responses.create(model="scripted", **body)

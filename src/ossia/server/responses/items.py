@@ -101,24 +101,26 @@ class Memory:
 
 
 class ItemReader:
-    """Reads items in order, behind a history that is read already.
+    """Reads items in order.
 
     Args:
-        history: the messages before.
+        history: the items before, read already.
     """
 
-    def __init__(self, memory: Memory, *, new_id: Callable[[str], str], history: Sequence[Message] = ()) -> None:
+    def __init__(self, memory: Memory, *, new_id: Callable[[str], str], history: Sequence[Item] = ()) -> None:
         self._memory = memory
         self._new_id = new_id
         self._recipients: dict[str, str] = {}  # by call id
-        self._has_reasoning = bool(history) and history[-1].channel == Channel.ANALYSIS
+        self._has_reasoning = False  # since the last call or its output
+        for item in history:
+            self._note(item)
 
-    def note(self, items: Sequence[Item]) -> None:
-        """Learn of calls in the history, so that their outputs can follow."""
-        for item in items:
-            if item.body.get("type") in _CALLS and item.call_id:
-                recipient = next((m.recipient for m in item.messages if m.recipient), None)
-                self._recipients[item.call_id] = recipient or _recipient_of(item.body)
+    def _note(self, item: Item) -> None:
+        """Learn of a call, so that its output can follow."""
+        if item.body.get("type") in _CALLS and item.call_id:
+            recipient = next((m.recipient for m in item.messages if m.recipient), None)
+            self._recipients[item.call_id] = recipient or _recipient_of(item.body)
+        self._follow(item)
 
     def read(self, data: JsonObject, *, at: str) -> Item:
         """One item.
@@ -144,15 +146,17 @@ class ItemReader:
 
     def _follow(self, item: Item) -> None:
         for message in item.messages:
-            self._has_reasoning = message.channel == Channel.ANALYSIS and message.role is Role.ASSISTANT
+            if message.role is not Role.ASSISTANT or message.is_call:
+                self._has_reasoning = False
+            elif message.channel == Channel.ANALYSIS:
+                self._has_reasoning = True
 
     def _refer(self, data: JsonObject, *, at: str) -> Item:
         item_id = data.get("id")
         item = self._memory.stored.get(item_id) if isinstance(item_id, str) else None
         if item is None:
             raise not_found(f"{at} refers to an item that is not stored here for this key", param=f"{at}.id")
-        self.note([item])
-        self._follow(item)
+        self._note(item)
         return item
 
     def _message(self, data: JsonObject, *, at: str) -> Item:

@@ -135,6 +135,9 @@ def read_choice(
 def read_format(text: Mapping[str, Any] | None) -> FormatSpec | None:
     """`text.format`; None for free text."""
     form = (text or {}).get("format")
+    if form is not None and not isinstance(form, dict):
+        raise ApiError("text.format is no object", code="invalid_type", param="text.format")
+    form = cast("Mapping[str, Any] | None", form)
     if form is None or form.get("type") == "text":
         return None
     if form.get("type") == "json_object":

@@ -59,12 +59,8 @@ class Prompter:
         given = normalise(body.input)
         if not given and not history.items:
             raise ApiError("input is missing or empty", code="missing_required_parameter", param="input")
-        reader = ItemReader(
-            await self.memory(given, owner=owner),
-            new_id=self._context.new_id,
-            history=history.items[-1].messages if history.items else (),
-        )
-        reader.note(history.items)
+        memory = await self.memory(given, owner=owner)
+        reader = ItemReader(memory, new_id=self._context.new_id, history=history.items)
         inputs = [reader.read(data, at=f"input[{i}]") for i, data in enumerate(given)]
         messages = [message for item in (*history.items, *inputs) for message in item.messages]
         date = history.date or self._context.today()

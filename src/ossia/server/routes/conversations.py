@@ -118,8 +118,7 @@ async def _read(
 ) -> list[Item]:
     data = normalise(list(given), at="items")
     memory = await context.responses.prompter.memory(data, owner=owner)
-    reader = ItemReader(memory, new_id=context.new_id, history=history[-1].messages if history else ())
-    reader.note(history)
+    reader = ItemReader(memory, new_id=context.new_id, history=history)
     return [reader.read(item, at=f"items[{i}]") for i, item in enumerate(data)]
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Select, and_, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, Select, and_, delete, insert, literal, select, update
 
 from ossia.harmony.message import Channel, Message
 from ossia.server.replay import Said
@@ -222,10 +222,6 @@ class ResponseStore:
         now = self._clock()
         query = delete(responses).where(responses.c.expires_at <= now, responses.c.status.not_in(_OPEN))
         return self._database.run(lambda db: db.execute(query).rowcount)
-
-    def count(self) -> int:
-        """How many responses are kept."""
-        return self._database.run(lambda db: db.execute(select(func.count()).select_from(responses)).scalar_one())
 
 
 def _add_items(db: Connection, response: StoredResponse, new: Sequence[Item], *, is_output: bool) -> None:

@@ -1,0 +1,235 @@
+"""Whatever a client sends, the answer is below 500, and the next request is served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+JSON = {"content-type": "application/json"}
+PATHS = ("/v1/responses", "/v1/responses/input_tokens", "/v1/conversations")
+
+MALFORMED = [
+    b"",
+    b" ",
+    b"nul",
+    b"{",
+    b"}",
+    b'{"input"',
+    b'{"input":}',
+    b"[]",
+    b"null",
+    b"1",
+    b'"x"',
+    b"\xff\xfe",
+    b"\xef\xbb\xbf{}",
+    b'{"input":"\xff"}',
+    b'{"input":"\\ud800"}',
+    b'{"input":"a\x00"}',
+    b'{"input":"a\\u0000b"}',
+    b'{"input":NaN}',
+    b'{"temperature":1e999,"input":"x"}',
+    b'{"temperature":-1e999,"input":"x"}',
+    b'{"input":"x","top_logprobs":1e400}',
+    b'{"input":"x","max_output_tokens":' + b"9" * 4000 + b"}",
+    b'{"input":"x","temperature":' + b"9" * 4000 + b"}",
+    b'{"input":"x","max_output_tokens":' + b"9" * 5000 + b"}",
+    b'{"input":"x","seed":' + b"9" * 30 + b"}",
+    b'{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    b'{"input":"x","tools":' + b'[{"a":' * 90 + b"1" + b"}]" * 90 + b"}",
+    b'{"input":"x","metadata":{"a":"\\ud83d\\ude00\\u0000"}}',
+    b'{"input":"x","input":7}',
+    b'{"input":"' + b"x" * 200_000 + b'"}',
+    b'{"input":"x","model":"\\u0000"}',
+    b'{"input":"x","previous_response_id":"\\u0000"}',
+    b'{"input":"x","previous_response_id":"' + b"a" * 5000 + b'"}',
+    b'{"input":"x","conversation":{"id":"a\\u0000"}}',
+    b'{"input":[{"type":"item_reference","id":"\\u0000"}]}',
+    b'{"input":[{"id":"\\u0000"}]}',
+    b'{"input":[{"type":"reasoning","encrypted_content":"AAAA"}]}',
+    b'{"input":[{"type":"reasoning","encrypted_content":"\\u00e9"}]}',
+    b'{"input":[{"type":"reasoning","id":"\\u0000","content":[{"type":"reasoning_text","text":"a\\u0000"}]}]}',
+    b'{"input":[{"type":"function_call","name":"a b<|end|>","arguments":"{","call_id":"c"}]}',
+    b'{"input":[{"type":"function_call","name":"","arguments":"","call_id":"\\u0000"},'
+    b'{"type":"function_call_output","call_id":"\\u0000","output":""}]}',
+    b'{"input":[{"role":"user","content":[{"type":"input_text","text":1}]}]}',
+    b'{"input":"x","tools":[{"type":"function","name":"f","parameters":{"$ref":"#"}}]}',
+    b'{"input":"x","tools":[{"type":"function","name":"f","parameters":{"type":1e3}}]}',
+    b'{"input":"x","tools":[{"type":"function","name":"f","parameters":{"enum":[1e308,null,[]]}}]}',
+    b'{"input":"x","tools":[{"type":"function","name":"f","parameters":{"properties":[]}}],"tool_choice":"required"}',
+    b'{"input":"x","tools":[{"type":"custom","name":"f","format":{"type":"grammar","syntax":"lark","definition":""}}]}',
+    b'{"input":"x","tools":[{"type":"custom","name":"f","format":{"type":"grammar","syntax":"x","definition":"a"}}]}',
+    b'{"input":"x","tool_choice":{"type":"allowed_tools","mode":"auto","tools":[]}}',
+    b'{"input":"x","tool_choice":{"type":"allowed_tools","mode":"auto","tools":[{"type":"function"}]}}',
+    b'{"input":"x","text":{"format":{"type":"json_schema","name":"a","schema":{"$ref":"#/nowhere"}}}}',
+    b'{"input":"x","text":{"format":[]}}',
+    b'{"input":"x","text":{"format":"x"}}',
+    b'{"input":"x","reasoning":{"effort":[]}}',
+]
+
+
+async def _ask(client: Any, path: str, body: bytes) -> None:
+    answer = await client.post(path, content=body, headers=JSON)
+    assert answer.status_code < 500, (path, body[:200], answer.text)
+    if answer.status_code >= 400:
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["code"], body[:200]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_malformed_bodies_get_clear_errors(make_server, client_for, path):
+    async def run():
+        async with client_for(make_server()) as client:
+            for body in MALFORMED:
+                await _ask(client, path, body)
+            good = await client.post(path, json={} if path.endswith("conversations") else {"input": "x"})
+            assert good.status_code == 200
+
+    asyncio.run(run())
+
+
+PATHS_TO_GET = [
+    "/v1/responses/%00",
+    "/v1/responses/a%00b",
+    "/v1/responses/" + "a" * 3000,
+    "/v1/responses/é",
+    "/v1/responses/..%2f..",
+    "/v1/responses/resp_1?stream=maybe",
+    "/v1/responses/resp_1?starting_after=x",
+    "/v1/responses/resp_1?starting_after=-5",
+    "/v1/responses/resp_1?stream=true&starting_after=99999999999999999999999",
+    "/v1/responses/resp_1/input_items?limit=0",
+    "/v1/responses/resp_1/input_items?limit=9999999999999999999999",
+    "/v1/responses/resp_1/input_items?order=up",
+    "/v1/conversations/%00",
+    "/v1/conversations/x/items/%00",
+    "/v1/conversations/x/items?after=%00",
+]
+
+
+def test_odd_paths_and_queries_get_clear_errors(make_server, client_for):
+    async def run():
+        async with client_for(make_server()) as client:
+            made = (await client.post("/v1/conversations", json={})).json()["id"]
+            response = (await client.post("/v1/responses", json={"input": "x"})).json()["id"]
+            paths = [*PATHS_TO_GET, f"/v1/conversations/{made}/items/%00", f"/v1/conversations/{made}/items?after=%00"]
+            paths += [f"/v1/responses/{response}/input_items?after=%00"]
+            assert (await client.get(f"/v1/responses/{response}?stream=true")).status_code == 400
+            for path in paths:
+                for method in ("GET", "DELETE", "POST", "PUT"):
+                    answer = await client.request(method, path)
+                    assert 400 <= answer.status_code < 500, (method, path, answer.text)
+                    assert answer.json()["error"]["code"], path
+
+    asyncio.run(run())
+
+
+_leaf = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=10)
+    | st.sampled_from(
+        ["function", "custom", "message", "user", "assistant", "auto", "required", "item_reference", "reasoning"]
+    )
+    | st.sampled_from(["function_call", "function_call_output", "custom_tool_call", "json_schema", "input_text", "low"])
+)
+_keys = st.sampled_from(
+    [
+        "type",
+        "role",
+        "content",
+        "id",
+        "call_id",
+        "name",
+        "arguments",
+        "output",
+        "input",
+        "text",
+        "format",
+        "schema",
+        "parameters",
+        "properties",
+        "effort",
+        "summary",
+        "tools",
+        "mode",
+        "strict",
+        "description",
+        "encrypted_content",
+        "status",
+        "phase",
+        "definition",
+        "syntax",
+        "verbosity",
+        "anyOf",
+        "enum",
+        "$ref",
+        "items",
+    ]
+)
+_value = st.recursive(
+    _leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=4), max_leaves=12
+)
+_top = st.sampled_from(
+    [
+        "model",
+        "input",
+        "instructions",
+        "previous_response_id",
+        "conversation",
+        "tools",
+        "tool_choice",
+        "text",
+        "include",
+        "parallel_tool_calls",
+        "reasoning",
+        "truncation",
+        "store",
+        "background",
+        "metadata",
+        "max_output_tokens",
+        "top_p",
+        "max_tool_calls",
+        "temperature",
+        "top_logprobs",
+        "service_tier",
+        "prompt",
+        "user",
+        "seed",
+        "top_k",
+        "min_p",
+        "items",
+    ]
+)
+_body = st.dictionaries(_top, _value, max_size=4)
+
+
+def test_random_bodies_never_make_a_server_error(make_server, client_for):
+    app = make_server()
+    loop = asyncio.new_event_loop()
+    connection = client_for(app)
+    client = loop.run_until_complete(connection.__aenter__())
+
+    @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(_body, st.booleans(), st.sampled_from(PATHS))
+    def check(body: dict[str, Any], has_input: bool, path: str) -> None:
+        if has_input:
+            body = {"input": "Hello", **body}
+        try:
+            data = json.dumps(body).encode()
+        except ValueError:
+            return
+        loop.run_until_complete(_ask(client, path, data))
+
+    try:
+        check()
+    finally:
+        loop.run_until_complete(connection.__aexit__(None, None, None))
+        loop.close()
