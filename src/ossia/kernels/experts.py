@@ -142,12 +142,12 @@ def _products(rows: Tensor, weight: Tensor | Mxfp4, bias: Tensor, counts: Sequen
     So the activation runs once for all experts instead of once for each, which counts when each has a few rows only.
     """
     out = rows.new_empty(rows.shape[0], bias.shape[1])
-    matrices = weight.unbind(0) if isinstance(weight, Tensor) else None
+    matrices = weight.transpose(1, 2).unbind(0) if isinstance(weight, Tensor) else None
     stretches = zip(counts, rows.split(counts), out.split(counts), bias.unbind(0), strict=True)
     for expert, (count, own, target, own_bias) in enumerate(stretches):
         if count:
-            matrix = _matrix(weight, expert, rows.dtype) if matrices is None else matrices[expert]
-            torch.addmm(own_bias, own, matrix.t(), out=target)
+            matrix = _matrix(weight, expert, rows.dtype).t() if matrices is None else matrices[expert]
+            torch.addmm(own_bias, own, matrix, out=target)
     return out
 
 

@@ -201,7 +201,7 @@ def plan_reads(
         token_bytes: bytes of one token's keys in one layer, in the dtype of the computation.
         device: where the indices go.
     """
-    S, begins = page_size, cu_seqlens_q[:-1].astype(np.int64)
+    S, device, begins = page_size, torch.device(device), cu_seqlens_q[:-1].astype(np.int64)
     num_queries = np.diff(cu_seqlens_q).astype(np.int64)
     ends = context_lens.astype(np.int64)
     first_seen = np.zeros_like(ends) if window is None else np.maximum(ends - num_queries - window + 1, 0)
@@ -259,42 +259,45 @@ def _pages(block_table: Ints, members: Ints, spans: _Spans) -> Ints:
     """The pages to read, int64 [n, blocks]; the null page behind a sequence's last block."""
     steps = np.arange(spans.num_blocks.max())
     columns = np.minimum(spans.first_block[:, None] + steps, block_table.shape[1] - 1)
-    pages = block_table[members[:, None], columns].astype(np.int64)
-    pages[steps >= spans.num_blocks[:, None]] = 0
-    return pages
+    is_own = steps < spans.num_blocks[:, None]
+    return block_table[members[:, None], columns] * is_own.astype(np.int64)
 
 
-def _group_reads(
-    spans: _Spans, pages: Ints, *, window: int | None, page_size: int, device: torch.device | str
-) -> GroupReads:
-    n, counts = pages.shape[0], spans.num_queries
+def _group_reads(spans: _Spans, pages: Ints, *, window: int | None, page_size: int, device: torch.device) -> GroupReads:
+    counts, local_ends = spans.num_queries, spans.local_ends[:, None]
     Q = int(counts.max())
-    queries = np.arange(Q)
-    rows = (spans.begins[:, None] + np.minimum(queries, counts[:, None] - 1)).ravel()
-    kept = None if int(counts.min()) == Q else np.flatnonzero((queries < counts[:, None]).ravel())
-    are_consecutive = kept is None and bool((rows[1:] - rows[:-1] == 1).all())
-
     keys = np.arange(pages.shape[1] * page_size)  # positions, counted from each sequence's first block
-    is_unseen = keys >= spans.local_ends[:, None]
-    unseen = np.flatnonzero(is_unseen.ravel())
-    positions = (spans.local_ends - counts)[:, None, None] + queries[:, None]
-    hidden = is_unseen[:, None] if Q == 1 else keys > positions
-    if window is not None:
-        hidden = hidden | (keys <= positions - window)
-    has_hidden = window is not None or Q > 1 or unseen.size > 0
+    is_unseen = keys >= local_ends
+    unseen = np.flatnonzero(is_unseen)
+    kept = None
+    if Q == 1:
+        rows = spans.begins
+        hidden = is_unseen if window is None else is_unseen | (keys < local_ends - window)
+        hidden = hidden[:, None] if window is not None or unseen.size else None
+    else:
+        queries = np.arange(Q)
+        rows = (spans.begins[:, None] + np.minimum(queries, counts[:, None] - 1)).ravel()
+        if int(counts.min()) < Q:
+            kept = np.flatnonzero(queries < counts[:, None])
+        positions = (local_ends - counts[:, None] + queries)[:, :, None]
+        hidden = keys > positions
+        if window is not None:
+            hidden |= keys <= positions - window
+    are_consecutive = kept is None and bool((rows[1:] - rows[:-1] == 1).all())
     return GroupReads(
         rows=_on(rows, device),
         first_row=int(rows[0]) if are_consecutive else None,
         kept=None if kept is None else _on(kept, device),
         pages=_on(pages.ravel(), device),
-        hidden=_on(hidden[:, None, :, None, :], device) if has_hidden else None,
+        hidden=None if hidden is None else _on(hidden[:, None, :, None, :], device),
         unseen=_on(unseen, device),
-        num_seqs=n,
+        num_seqs=pages.shape[0],
     )
 
 
-def _on(array: NDArray[Any], device: torch.device | str) -> Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
+def _on(array: NDArray[Any], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.to(device)
 
 
 def paged_attention_torch(
