@@ -21,7 +21,7 @@ from torch import Tensor
 
 MAX_RANKED = 1024
 """Up to this top_k, a row's likeliest tokens are selected; beyond, all are sorted."""
-_FIRST_RANKED = 512
+_FIRST_RANKED = 256
 """On the CPU, top_p looks for its tokens among so many of the likeliest before it sorts them all."""
 _MASK64 = (1 << 64) - 1
 _LOW32 = (1 << 32) - 1
@@ -340,9 +340,9 @@ def _draw_ranked(
     if num_ranked == logits.shape[-1]:
         by_id = torch.empty_like(weights).scatter_(-1, ids, weights)
         return _Drawn(ids=_invert(by_id, uniforms=uniforms), is_complete=is_complete)
-    ids, order = ids.sort(dim=-1)
-    place = _invert(weights.gather(-1, order), uniforms=uniforms)
-    return _Drawn(ids=ids.gather(-1, place.view(-1, 1))[:, 0], is_complete=is_complete)
+    order = torch.from_numpy(ids.numpy().argsort(axis=-1)) if ids.device.type == "cpu" else ids.argsort(dim=-1)
+    place = _invert(weights.gather(-1, order), uniforms=uniforms).view(-1, 1)
+    return _Drawn(ids=ids.gather(-1, order.gather(-1, place))[:, 0], is_complete=is_complete)
 
 
 def _weights(logits: Tensor, *, largest: Tensor, temperature: Tensor) -> Tensor:
