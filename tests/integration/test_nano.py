@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from ossia.evals.run import load_evaluated, render_prompt, run_eval
+from ossia.evals.run import Evaluated, load_evaluated, render_prompt, run_eval
 from ossia.harmony.message import Effort
 from ossia.harmony.parse import parse
 from ossia.model.checkpoint import load_model, resolve_model
@@ -17,7 +17,7 @@ from ossia.tasks.registry import TASKS
 
 @pytest.fixture(scope="module")
 def nano():
-    return load_evaluated("nano")
+    return load_evaluated("nano").loaded
 
 
 def greedy(nano, *, max_tokens: int) -> GenerationOptions:
@@ -49,7 +49,7 @@ def test_low_effort_answers_at_once(nano):
 def test_held_out_accuracy_on_the_cpu_keeps_its_promise(nano):
     """A small sample on the CPU; the full figures are benchmarks/results/nano-accuracy.md."""
     tasks = {name: TASKS[name] for name in ("count_letters", "add", "subtract")}
-    results = run_eval(nano, tasks=tasks, efforts=(Effort.HIGH,), num_problems=40)
+    results = run_eval(Evaluated(loaded=nano), tasks=tasks, efforts=(Effort.HIGH,), num_problems=40)
     for cell in results.cells:
         assert cell.num_correct >= 36, (cell.task, cell.failures)
 

@@ -15,6 +15,7 @@ from ossia.engine.turn import Turn, TurnReader, finish_turn
 from ossia.harmony.message import Conversation, Effort, Message, Role
 from ossia.harmony.render import render
 from ossia.model.checkpoint.progress import progress_bar
+from ossia.model.checkpoint.stream import Progress
 from ossia.model.loading import LoadedModel, load
 
 if TYPE_CHECKING:
@@ -63,14 +64,14 @@ class LLM:
         prompts: Iterable[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        progress: bool = True,
+        progress: bool | Progress = True,
     ) -> list[Completion]:
         """Continue prompts as they stand: no chat format is added.
 
         Args:
             prompts: texts or token ids. In texts, what looks like a control token is text.
             params: for all, or one for each; None for the model's own defaults.
-            progress: show a bar on a terminal.
+            progress: show a bar on a terminal, or what to call with the number of prompts done and of all.
 
         Returns:
             A completion for each prompt, in order. One that failed says so in its answers' finish_reason and error.
@@ -134,14 +135,14 @@ class LLM:
         pairs = enumerate(zip(prompts, each, strict=True))
         return [Request(id=f"{run}-{index}", prompt_ids=ids, params=own) for index, (ids, own) in pairs]
 
-    def _run(self, requests: Sequence[Request], *, progress: bool) -> list[Completion]:
+    def _run(self, requests: Sequence[Request], *, progress: bool | Progress) -> list[Completion]:
         """Run requests to their end, handing in as many at a time as the queue takes."""
         for request in requests:
             self.engine.check(request)
         collectors = {request.id: Collector(request) for request in requests}
         waiting = list(reversed(requests))
         num_done = 0
-        shown = progress_bar("Generating") if progress else nullcontext(None)
+        shown = progress_bar("Generating") if progress is True else nullcontext(progress or None)
         with shown as show:
             try:
                 while num_done < len(requests):

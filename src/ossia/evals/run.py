@@ -1,6 +1,6 @@
 """Evaluation: ask held-out problems at every effort, generate greedily, parse, grade, count.
 
-    draw_problems -> requests (rendered prompts) -> generate_batch -> judge (parse, grade) -> summarize -> EvalResults
+    draw_problems -> requests (rendered prompts) -> the engine -> judge (parse, grade) -> summarize -> EvalResults
 
 All efforts of a task get the same problems, so their accuracies may be compared problem by problem.
 """
@@ -8,26 +8,26 @@ All efforts of a task get the same problems, so their accuracies may be compared
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ossia.core.errors import InvalidInputError
+from ossia.engine.build import EngineConfig
+from ossia.engine.llm import LLM
+from ossia.engine.request import SamplingParams
 from ossia.evals.environment import describe
 from ossia.evals.results import Cell, EvalResults, Failure
-from ossia.harmony.message import Channel, Conversation, Effort, Message, Role, SystemContent
+from ossia.harmony.message import Channel, Conversation, Effort, Message, Role
 from ossia.harmony.parse import parse
 from ossia.harmony.render import render
 from ossia.harmony.tokenizer import Tokenizer
+from ossia.model.checkpoint.resolve import resolve_model
+from ossia.model.loading import LoadedModel, load
 from ossia.tasks.base import Problem, Task
 from ossia.tasks.registry import TASKS
-
-if TYPE_CHECKING:
-    from ossia.model.transformer import Transformer
 
 NUM_PROBLEMS = 500
 MAX_TOKENS = 512
@@ -35,8 +35,6 @@ BATCH_SIZE = 128
 KEPT_FAILURES = 3
 DATE = "2026-01-01"
 """The date in the prompts: a fixed one, so that results can be repeated."""
-UNPACK_BELOW = 250_000_000
-"""Parameters: a model with fewer has its experts unpacked from MXFP4, which is exact and faster to multiply with."""
 MAX_REPEATS = 200
 """A task that draws known problems so often in a row has no more to give."""
 
@@ -46,32 +44,16 @@ class Evaluated:
     """What is evaluated.
 
     Attributes:
-        name: how the results call it.
-        model: the weights, on the device and in the dtype to evaluate with.
-        tokenizer: the one that goes with them.
-        model_identity: the first line of its system message; None for the published models' own.
-        knowledge_cutoff: likewise the second line; it is left out when None.
+        loaded: the model with its tokenizer and identity, on the device and in the dtype to evaluate with.
         weights_sha256: see `hash_weights`; empty for a model that is not on disk.
     """
 
-    name: str
-    model: Transformer
-    tokenizer: Tokenizer
-    model_identity: str | None = None
-    knowledge_cutoff: str | None = None
+    loaded: LoadedModel
     weights_sha256: str = ""
-
-    def system(self, effort: Effort) -> SystemContent:
-        """The system message that asks for this effort."""
-        if self.model_identity is None:
-            return SystemContent(effort=effort, date=DATE)
-        return SystemContent(
-            model_identity=self.model_identity, knowledge_cutoff=self.knowledge_cutoff, effort=effort, date=DATE
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class Question:
     """One problem at one effort, as token ids."""
 
     task: Task
@@ -82,59 +64,27 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What came of a request."""
+    """What came of a question."""
 
-    request: Request
-    completion_ids: list[int]
+    question: Question
+    completion_ids: tuple[int, ...]
     final: str | None
     repairs: tuple[str, ...]
     is_correct: bool
     is_capped: bool
 
 
-def load_evaluated(name_or_path: str, *, device: str = "cpu", dtype: str = "auto") -> Evaluated:
-    """Load a model and its tokenizer for `run_eval`.
+def load_evaluated(name_or_path: str, *, device: str = "cpu") -> Evaluated:
+    """Load a model for `run_eval`.
 
     Args:
         name_or_path: "nano", a hub id that was pulled, or a model folder.
-        device: "cpu", "cuda" or "cuda:1".
-        dtype: of the activations and the dense weights: "float32", "bfloat16", or "auto" (float32 on the CPU, where
-            bfloat16 matrix products are slow on many processors, and bfloat16 elsewhere).
+        device: "cpu", "cuda", "cuda:1" or "auto".
 
     Raises:
-        ModelNotFoundError, CheckpointError: as `ossia.model.checkpoint.load` says.
+        ModelNotFoundError, CheckpointError, InvalidInputError: as `ossia.model.loading.load`.
     """
-    import torch
-
-    from ossia.harmony.hf_tokenizer import load_tokenizer
-    from ossia.model.checkpoint import load_model, read_config, resolve_model
-    from ossia.model.config import num_parameters
-
-    folder = resolve_model(name_or_path)
-    dtypes = {
-        "auto": torch.float32 if device == "cpu" else torch.bfloat16,
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-    }
-    if dtype not in dtypes:
-        raise InvalidInputError(f"dtype {dtype!r} is not one of {', '.join(dtypes)}", param="dtype")
-    is_small = num_parameters(read_config(folder)) < UNPACK_BELOW
-    own = read_identity(folder)
-    return Evaluated(
-        name=name_or_path,
-        model=load_model(folder, device=device, dtype=dtypes[dtype], packed_experts=False if is_small else None),
-        tokenizer=load_tokenizer(folder),
-        model_identity=own.get("model_identity"),
-        knowledge_cutoff=own.get("knowledge_cutoff"),
-        weights_sha256=hash_weights(folder),
-    )
-
-
-def read_identity(folder: Path) -> Mapping[str, Any]:
-    """What the folder's config.json says under `ossia`: model_identity and knowledge_cutoff; empty without it."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    own = config.get("ossia")
-    return own if isinstance(own, dict) else {}
+    return Evaluated(loaded=load(name_or_path, device=device), weights_sha256=hash_weights(resolve_model(name_or_path)))
 
 
 def hash_weights(folder: Path) -> str:
@@ -168,7 +118,7 @@ def run_eval(
         seed: seeds the drawing of problems.
         batch_size: how many answers are generated at once.
         max_tokens: the token budget of one answer.
-        progress: called with the number of finished and of all answers after each batch.
+        progress: called with the number of finished and of all answers.
 
     Raises:
         InvalidInputError: a number is not positive, or there is no task or effort.
@@ -180,33 +130,31 @@ def run_eval(
     if not tasks or not efforts:
         raise InvalidInputError("there is nothing to evaluate; name at least one task and one effort", param="tasks")
     problems = {name: draw_problems(task, num_problems=num_problems, seed=seed) for name, task in tasks.items()}
-    requests = [
-        Request(
-            task=task,
-            effort=effort,
-            problem=problem,
-            prompt_ids=render_prompt(evaluated, problem.prompt, effort=effort),
+    loaded = evaluated.loaded
+    questions = [
+        Question(
+            task=task, effort=effort, problem=problem, prompt_ids=render_prompt(loaded, problem.prompt, effort=effort)
         )
         for effort in efforts
         for name, task in tasks.items()
         for problem in problems[name]
     ]
     start = time.perf_counter()
-    outcomes: list[Outcome] = []
-    for batch in chunked(requests, batch_size):
-        outcomes += answer_batch(evaluated, batch, max_tokens=max_tokens)
-        if progress is not None:
-            progress(len(outcomes), len(requests))
-    weight = evaluated.model.embed_tokens.weight
+    completions = answer(loaded, questions, batch_size=batch_size, max_tokens=max_tokens, progress=progress)
+    outcomes = [
+        judge(question, ids, tokenizer=loaded.tokenizer, max_tokens=max_tokens)
+        for question, ids in zip(questions, completions, strict=True)
+    ]
+    weight = loaded.model.embed_tokens.weight
     return EvalResults(
-        model=evaluated.name,
+        model=loaded.name,
         weights_sha256=evaluated.weights_sha256,
         seed=seed,
         max_tokens=max_tokens,
         dtype=str(weight.dtype).removeprefix("torch."),
         seconds=time.perf_counter() - start,
         environment=describe(device=str(weight.device)),
-        cells=summarize(outcomes, tokenizer=evaluated.tokenizer),
+        cells=summarize(outcomes, tokenizer=loaded.tokenizer),
     )
 
 
@@ -222,49 +170,39 @@ def draw_problems(task: Task, *, num_problems: int, seed: int) -> list[Problem]:
     return list(problems.values())
 
 
-def render_prompt(evaluated: Evaluated, text: str, *, effort: Effort) -> list[int]:
+def render_prompt(loaded: LoadedModel, text: str, *, effort: Effort) -> list[int]:
     """The harmony prompt of one user message."""
-    messages = (
-        Message(role=Role.SYSTEM, content=evaluated.system(effort)),
-        Message(role=Role.USER, content=text),
-    )
-    return render(Conversation(messages=messages), tokenizer=evaluated.tokenizer, next_role="assistant")
+    opening = loaded.opening(effort=effort, date=DATE)
+    conversation = Conversation((*opening, Message(role=Role.USER, content=text)))
+    return render(conversation, tokenizer=loaded.tokenizer, next_role="assistant")
 
 
-def chunked(requests: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
-    """Cut into batches. Requests come sorted by effort and task, so that the answers of a batch are alike in length."""
-    for start in range(0, len(requests), size):
-        yield requests[start : start + size]
+def answer(
+    loaded: LoadedModel,
+    questions: Sequence[Question],
+    *,
+    batch_size: int,
+    max_tokens: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[tuple[int, ...]]:
+    """The ids of a greedy answer to each question."""
+    llm = LLM(loaded, config=EngineConfig(max_num_seqs=batch_size))
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+    prompts = [question.prompt_ids for question in questions]
+    return [done.token_ids for done in llm.generate(prompts, params, progress=progress or False)]
 
 
-def answer_batch(evaluated: Evaluated, requests: Sequence[Request], *, max_tokens: int) -> list[Outcome]:
-    """Generate and judge the answers to some requests."""
-    from ossia.evals.batched import generate_batch
-
-    tokenizer = evaluated.tokenizer
-    completions = generate_batch(
-        evaluated.model,
-        [request.prompt_ids for request in requests],
-        max_tokens=max_tokens,
-        stop_ids=(tokenizer.return_, tokenizer.call, tokenizer.endoftext),
-    )
-    return [
-        judge(request, ids, tokenizer=tokenizer, max_tokens=max_tokens)
-        for request, ids in zip(requests, completions, strict=True)
-    ]
-
-
-def judge(request: Request, completion_ids: list[int], *, tokenizer: Tokenizer, max_tokens: int) -> Outcome:
+def judge(question: Question, completion_ids: tuple[int, ...], *, tokenizer: Tokenizer, max_tokens: int) -> Outcome:
     """Parse a completion and grade its final message; without one the answer is wrong."""
     parsed = parse(completion_ids, tokenizer=tokenizer, role="assistant")
     final = next((message.text for message in reversed(parsed.messages) if message.channel == Channel.FINAL), None)
     stops = (tokenizer.return_, tokenizer.call, tokenizer.endoftext)
     return Outcome(
-        request=request,
+        question=question,
         completion_ids=completion_ids,
         final=final,
         repairs=tuple(repair.kind for repair in parsed.repairs),
-        is_correct=final is not None and request.task.grade(request.problem, final),
+        is_correct=final is not None and question.task.grade(question.problem, final),
         is_capped=len(completion_ids) >= max_tokens and completion_ids[-1] not in stops,
     )
 
@@ -273,7 +211,7 @@ def summarize(outcomes: Sequence[Outcome], *, tokenizer: Tokenizer) -> tuple[Cel
     """Count the outcomes, one cell a task and effort, in the order in which they were asked."""
     groups: dict[tuple[str, Effort], list[Outcome]] = {}
     for outcome in outcomes:
-        groups.setdefault((outcome.request.task.name, outcome.request.effort), []).append(outcome)
+        groups.setdefault((outcome.question.task.name, outcome.question.effort), []).append(outcome)
     return tuple(
         Cell(
             task=task,
@@ -285,8 +223,8 @@ def summarize(outcomes: Sequence[Outcome], *, tokenizer: Tokenizer) -> tuple[Cel
             mean_tokens=sum(len(outcome.completion_ids) for outcome in group) / len(group),
             failures=tuple(
                 Failure(
-                    prompt=outcome.request.problem.prompt,
-                    expected=outcome.request.problem.answer,
+                    prompt=outcome.question.problem.prompt,
+                    expected=outcome.question.problem.answer,
                     final=outcome.final,
                     completion=tokenizer.decode(outcome.completion_ids),
                     repairs=outcome.repairs,

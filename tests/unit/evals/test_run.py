@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ossia.core.errors import InvalidInputError
-from ossia.evals import batched
+from ossia.evals import run as run_module
 from ossia.evals.run import (
     Evaluated,
-    Request,
+    Question,
     draw_problems,
     hash_weights,
     judge,
@@ -25,6 +25,7 @@ from ossia.harmony.prune import count_tokens, prune_vocabulary
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.checkpoint import save_checkpoint
 from ossia.model.config import ModelConfig
+from ossia.model.loading import Identity, LoadedModel, SamplingDefaults
 from ossia.model.transformer import Transformer
 from ossia.tasks.base import Problem, Solution
 from ossia.tasks.registry import TASKS
@@ -37,7 +38,15 @@ def evaluated() -> Evaluated:
     """A random model just large enough for the real vocabulary."""
     tokenizer = Tokenizer.o200k_harmony()
     model = small_model(vocab_size=tokenizer.vocab_size)
-    return Evaluated(name="random", model=model, tokenizer=tokenizer, model_identity="You are a test.")
+    return Evaluated(
+        loaded=LoadedModel(
+            name="random",
+            model=model,
+            tokenizer=tokenizer,
+            identity=Identity(model_identity="You are a test.", knowledge_cutoff=None),
+            sampling=SamplingDefaults(),
+        )
+    )
 
 
 def small_model(*, vocab_size: int) -> Transformer:
@@ -84,15 +93,15 @@ class Parity:
 def completion(evaluated: Evaluated, final: str, *, analysis: str = "") -> list[int]:
     """What a model that gives this answer samples."""
     text = f"<|channel|>analysis<|message|>{analysis}<|end|><|start|>assistant" if analysis else ""
-    return evaluated.tokenizer.encode_with_specials(f"{text}<|channel|>final<|message|>{final}<|return|>")
+    return evaluated.loaded.tokenizer.encode_with_specials(f"{text}<|channel|>final<|message|>{final}<|return|>")
 
 
 def judge_text(evaluated: Evaluated, text: str, *, max_tokens: int = MAX_TOKENS):
     task = Parity()
     problem = Problem(task="parity", prompt="Is 103 even or odd?", answer="odd")
-    request = Request(task=task, effort=Effort.LOW, problem=problem, prompt_ids=[1])
-    ids = evaluated.tokenizer.encode_with_specials(text)
-    return judge(request, ids, tokenizer=evaluated.tokenizer, max_tokens=max_tokens)
+    question = Question(task=task, effort=Effort.LOW, problem=problem, prompt_ids=[1])
+    ids = evaluated.loaded.tokenizer.encode_with_specials(text)
+    return judge(question, tuple(ids), tokenizer=evaluated.loaded.tokenizer, max_tokens=max_tokens)
 
 
 def test_the_final_message_is_graded_not_the_reasoning(evaluated: Evaluated) -> None:
@@ -114,7 +123,7 @@ def test_repairs_are_counted_and_do_not_make_an_answer_wrong(evaluated: Evaluate
 
 def test_a_spent_budget_is_not_a_stop_at_the_last_token(evaluated: Evaluated) -> None:
     stopped = "<|channel|>final<|message|>odd<|return|>"
-    length = len(evaluated.tokenizer.encode_with_specials(stopped))
+    length = len(evaluated.loaded.tokenizer.encode_with_specials(stopped))
     assert not judge_text(evaluated, stopped, max_tokens=length).is_capped
     assert judge_text(evaluated, "<|channel|>final<|message|>odd odd", max_tokens=length).is_capped
 
@@ -125,21 +134,18 @@ def test_run_eval_counts_each_cell(evaluated: Evaluated, monkeypatch: pytest.Mon
     problems = draw_problems(task, num_problems=500, seed=0)
     answers: dict[tuple[int, ...], list[int]] = {}
     for index, problem in enumerate(problems):
-        low = render_prompt(evaluated, problem.prompt, effort=Effort.LOW)
-        high = render_prompt(evaluated, problem.prompt, effort=Effort.HIGH)
+        low = render_prompt(evaluated.loaded, problem.prompt, effort=Effort.LOW)
+        high = render_prompt(evaluated.loaded, problem.prompt, effort=Effort.HIGH)
         answers[tuple(low)] = completion(evaluated, problem.answer if index % 2 else "neither")
         answers[tuple(high)] = completion(evaluated, problem.answer, analysis="a thought")
-    first = tuple(render_prompt(evaluated, problems[0].prompt, effort=Effort.LOW))
-    answers[first] = evaluated.tokenizer.encode("and so on " * MAX_TOKENS)[:MAX_TOKENS]
-    batches: list[int] = []
+    first = tuple(render_prompt(evaluated.loaded, problems[0].prompt, effort=Effort.LOW))
+    answers[first] = evaluated.loaded.tokenizer.encode("and so on " * MAX_TOKENS)[:MAX_TOKENS]
 
-    def fake(model: object, prompts: list[list[int]], **options: object) -> list[list[int]]:
-        assert options["max_tokens"] == MAX_TOKENS
-        batches.append(len(prompts))
-        return [answers[tuple(ids)] for ids in prompts]
+    def fake(_: LoadedModel, questions: list[Question], *, max_tokens: int, **__: object) -> list[tuple[int, ...]]:
+        assert max_tokens == MAX_TOKENS
+        return [tuple(answers[tuple(question.prompt_ids)]) for question in questions]
 
-    monkeypatch.setattr(batched, "generate_batch", fake)
-    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(run_module, "answer", fake)
     results = run_eval(
         evaluated,
         tasks={"parity": task},
@@ -147,7 +153,6 @@ def test_run_eval_counts_each_cell(evaluated: Evaluated, monkeypatch: pytest.Mon
         num_problems=500,
         batch_size=8,
         max_tokens=MAX_TOKENS,
-        progress=lambda done, total: seen.append((done, total)),
     )
     low, high = results.cells
     assert (low.task, low.effort, low.num_problems, low.num_correct) == ("parity", Effort.LOW, 10, 5)
@@ -158,16 +163,24 @@ def test_run_eval_counts_each_cell(evaluated: Evaluated, monkeypatch: pytest.Mon
     assert low.failures[0].is_capped
     assert low.failures[1].final == "neither"
     assert low.failures[1].completion == "<|channel|>final<|message|>neither<|return|>"
-    assert batches == [8, 8, 4]
-    assert seen == [(8, 20), (16, 20), (20, 20)]
 
 
 def test_run_eval_of_a_random_model_is_repeatable(evaluated: Evaluated) -> None:
     tasks = {name: TASKS[name] for name in ("count_letters", "add")}
+    seen: list[tuple[int, int]] = []
     first, second = (
-        run_eval(evaluated, tasks=tasks, efforts=(Effort.MEDIUM,), num_problems=3, batch_size=4, max_tokens=8)
-        for _ in range(2)
+        run_eval(
+            evaluated,
+            tasks=tasks,
+            efforts=(Effort.MEDIUM,),
+            num_problems=3,
+            batch_size=size,
+            max_tokens=8,
+            progress=lambda done, total: seen.append((done, total)),
+        )
+        for size in (4, 1)
     )
+    assert seen[-1] == (6, 6)
     assert first.cells == second.cells
     assert [cell.num_problems for cell in first.cells] == [3, 3]
     assert sum(cell.num_correct for cell in first.cells) == 0
@@ -199,7 +212,7 @@ def test_a_task_with_few_problems_gives_what_it_has() -> None:
 
 
 def test_the_prompt_says_the_identity_and_the_effort(evaluated: Evaluated) -> None:
-    text = evaluated.tokenizer.decode(render_prompt(evaluated, "Hi", effort=Effort.HIGH))
+    text = evaluated.loaded.tokenizer.decode(render_prompt(evaluated.loaded, "Hi", effort=Effort.HIGH))
     assert text.startswith("<|start|>system<|message|>You are a test.\n")
     assert "Reasoning: high" in text
     assert text.endswith("<|start|>user<|message|>Hi<|end|><|start|>assistant")
@@ -215,16 +228,14 @@ def test_a_folder_is_loaded_with_its_identity(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["ossia"] = {"model_identity": "You are tiny.", "knowledge_cutoff": None}
     (folder / "config.json").write_text(json.dumps(config))
-    loaded = load_evaluated(str(folder))
-    text = loaded.tokenizer.decode(render_prompt(loaded, "Hi", effort=Effort.LOW))
+    evaluated = load_evaluated(str(folder))
+    text = evaluated.loaded.tokenizer.decode(render_prompt(evaluated.loaded, "Hi", effort=Effort.LOW))
     assert text.startswith("<|start|>system<|message|>You are tiny.\nCurrent date: 2026-01-01\n\nReasoning: low")
-    assert loaded.model.embed_tokens.weight.dtype == torch.float32
-    assert not loaded.model.layers[0].mlp.experts.is_packed
-    assert loaded.weights_sha256 == hash_weights(folder)
-    results = run_eval(loaded, tasks={"parity": Parity()}, num_problems=2, max_tokens=4)
+    assert evaluated.loaded.model.embed_tokens.weight.dtype == torch.float32
+    assert not evaluated.loaded.model.layers[0].mlp.experts.is_packed
+    assert evaluated.weights_sha256 == hash_weights(folder)
+    results = run_eval(evaluated, tasks={"parity": Parity()}, num_problems=2, max_tokens=4)
     assert [cell.effort for cell in results.cells] == list(Effort)
-    with pytest.raises(InvalidInputError, match="float16"):
-        load_evaluated(str(folder), dtype="float16")
 
 
 def test_hash_depends_on_every_weights_file(tmp_path: Path) -> None:
