@@ -149,6 +149,8 @@ def copy_bandwidth() -> float:
 def distinct_experts(layers: GpuLayers, inputs: StepInputs) -> float:
     """Of a step, the mean over layers."""
     N = inputs.token_ids.shape[0]
+    if N == 1:
+        return layers.config.num_experts_per_tok
     seen = []
     inner = layers._decode_layer
 
@@ -310,7 +312,7 @@ def main() -> None:
             took = time.perf_counter() - began
             size = sum(layer.gate_up.numel() + layer.down.numel() for layer in layers.layers)
             print(f"packed {size / 2**30:.1f} GiB in {took:.2f} s, {size / took / 1e9:.0f} GB/s")
-        layers.kv_layers = cache.layers
+        layers.use_cache(cache.layers)
         return cache
 
     cache = cache_for(seqs, options.context + PAGE)

@@ -36,6 +36,9 @@ DEVICE uint4 load_fresh(const void* p) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
   return v;
 }
+DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+DEVICE u32 largest_of_warp(u32 x) { return __reduce_max_sync(0xffffffffu, x); }
+DEVICE u32 smallest_of_warp(u32 x) { return __reduce_min_sync(0xffffffffu, x); }
 DEVICE u32 load_fresh_u32(const void* p) {
   u32 v;
   asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
@@ -46,6 +49,13 @@ DEVICE i64 load_fresh_i64(const void* p) {
   asm volatile("ld.global.cg.s64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
   return v;
 }
+// A counter that all blocks of a running grid wait at.
+DEVICE u32 load_acquire(const u32* p) {
+  u32 v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+DEVICE void add_release(u32* p) { asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p) : "memory"); }
 DEVICE void copy_async16(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
 }
@@ -98,6 +108,14 @@ DEVICE u16 to_bf16(float x) { return (u16)pack_bf16(x, 0.0f); }
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE int min_int(int a, int b) { return a < b ? a : b; }
 DEVICE int max_int(int a, int b) { return a > b ? a : b; }
+
+// Where the experts' products want column `column` of a token: within a block of 32 the four pairs of a lane lie together
+// (lane t of four takes pairs t, 4 + t, 8 + t, 12 + t). Their values are scaled up, see scale_up.
+DEVICE int place_column(int column) {
+  const int pair = column % 32 / 2;
+  return column / 32 * 32 + (pair % 4 * 4 + pair / 4) * 2 + column % 2;
+}
+DEVICE u16 scaled_bf16(float x) { return to_bf16(x * 5192296858534827628530496329220096.0f); }  // 2^112
 
 // Eight E2M1 codes to four pairs of bfloat16 that are 2^-126 times the values (a code's exponent and mantissa become
 // the lowest bits of bfloat16's exponent and the highest of its mantissa; 0.5 becomes a subnormal). pack.cu lays the

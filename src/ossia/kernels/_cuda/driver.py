@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,9 +97,11 @@ def _load_module(source: str, device: torch.device) -> Module:
 
 
 def read_source(source: str) -> str:
-    """The text of a source of this folder behind the shared code."""
+    """The text of a source of this folder behind the shared code, with its includes put in place."""
     folder = Path(__file__).parent
-    return "\n".join((folder / name).read_text(encoding="utf-8") for name in ("common.cuh", f"{source}.cu"))
+    text = (folder / f"{source}.cu").read_text(encoding="utf-8")
+    text = re.sub(r'#include "(\w+\.cuh)"', lambda found: (folder / found[1]).read_text(encoding="utf-8"), text)
+    return (folder / "common.cuh").read_text(encoding="utf-8") + text
 
 
 def pack_arguments(args: Iterable[Any]) -> tuple[Any, list[Any]]:

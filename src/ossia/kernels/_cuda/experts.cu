@@ -8,9 +8,10 @@
 //
 // Scales apply to the float32 sums of one block of 32 columns.
 
-#define TILE_BYTES 544
-#define SLOT_BYTES 640  // a tile in the ring: each lane has its own copy of its scales
+#include "experts_core.cuh"
+
 #define MAX_SEGMENTS 16
+#define MAX_ROWS 128
 
 struct Routed {
   const int* tile_expert;
@@ -26,6 +27,7 @@ struct Segments {
   int count[MAX_SEGMENTS];
   int begin[MAX_SEGMENTS];
   int expert[MAX_SEGMENTS];
+  int source[MAX_ROWS];  // of each row in shared memory, its row of x
 };
 
 // The warp's place in the stream of weight tiles.
@@ -33,36 +35,6 @@ struct Cursor {
   const u8* next;
   int unit, step, end;
 };
-
-template <int NT>
-DEVICE void multiply_chunk(const uint4& codes, u32 scales, const char* x, int row_bytes, int count, float (*total)[4]) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  u32 a[16];
-  decode_e2m1(codes.x, a);
-  decode_e2m1(codes.y, a + 4);
-  decode_e2m1(codes.z, a + 8);
-  decode_e2m1(codes.w, a + 12);
-  const float first[2] = {__uint_as_float((scales << 23) & 0x7f800000u), __uint_as_float((scales << 15) & 0x7f800000u)};
-  const float second[2] = {__uint_as_float((scales << 7) & 0x7f800000u), __uint_as_float((scales >> 1) & 0x7f800000u)};
-#pragma unroll
-  for (int n = 0; n < NT; ++n) {
-    if (8 * n >= count) break;
-    // Columns do not mix: one without a token may read any row.
-    const char* const row = x + min_int(8 * n + g, count - 1) * row_bytes + t * 16;
-#pragma unroll
-    for (int block = 0; block < 2; ++block) {
-      const uint4 b = *(const uint4*)(row + block * 64);
-      float c[4] = {0, 0, 0, 0};
-      const u32* const w = a + 8 * block;
-      mma(c, w[0], w[1], w[2], w[3], b.x, b.y);
-      mma(c, w[4], w[5], w[6], w[7], b.z, b.w);
-      total[n][0] += first[block] * c[0];
-      total[n][1] += first[block] * c[1];
-      total[n][2] += second[block] * c[2];
-      total[n][3] += second[block] * c[3];
-    }
-  }
-}
 
 template <int NT, int WARPS, int STAGES, int DEPTH, bool IS_GATE_UP>
 DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const Routed& routed, void* out, int K, int M,
@@ -136,24 +108,21 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
       has_waited = true;
     }
 
-    // The tokens, each block of 32 columns in the order in which lanes read it.
-    const int pieces = chunks * 8;
-    for (int i = threadIdx.x; i < num_rows * pieces; i += WARPS * 32) {
-      const int row = i / pieces, piece = i % pieces, block = piece / 4, quarter = piece % 4;
+    int* const source = segments->source;
+    for (int row = threadIdx.x; row < num_rows; row += WARPS * 32) {
       int s = 0;
       while (s + 1 < num_segments && segments->row[s + 1] <= row) ++s;
       const int position = segments->begin[s] + row - segments->row[s];
-      const int source = IS_GATE_UP ? load_fresh_int(routed.sorted_pair + position) / num_active : position;
-      uint4 v = {0, 0, 0, 0};
-      if (block * 32 < K) {
-        const u16* const from = x + (i64)source * K + block * 32 + quarter * 2;
-        v.x = scale_up(load_fresh_u32(from));
-        v.y = scale_up(load_fresh_u32(from + 8));
-        v.z = scale_up(load_fresh_u32(from + 16));
-        v.w = scale_up(load_fresh_u32(from + 24));
-      }
-      *(uint4*)(rows + row * row_bytes + block * 64 + quarter * 16) = v;
+      source[row] = IS_GATE_UP ? load_fresh_int(routed.sorted_pair + position) / num_active : position;
     }
+    __syncthreads();
+    const int pieces = chunks * 8;
+    for (int i = threadIdx.x; i < num_rows * pieces; i += WARPS * 32) {
+      const int row = i / pieces, piece = i % pieces;
+      copy_async16(rows + row * row_bytes + piece * 16, x + ((i64)source[row] * pieces + piece) * 8);
+    }
+    copy_commit();
+    copy_wait<0>();
     __syncthreads();
 
     int drain = 0;
@@ -202,7 +171,9 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
           if (IS_GATE_UP) {
             const float gate = fminf(one, limit), up = fminf(fmaxf(two, -limit), limit);
             const float swish = gate / (1.0f + exp2_fast(-1.44269504f * alpha * gate));
-            ((u16*)out)[(i64)position * (M / 2) + 8 * m + g] = to_bf16(swish * (up + 1.0f));
+            const int feature = 8 * m + g;
+            ((u16*)out)[(i64)position * ceil_div(M / 2, 64) * 64 + place_column(feature)] =
+                scaled_bf16(swish * (up + 1.0f));
           } else {
             const float share = load_fresh_float(routed.pair_weight + load_fresh_int(routed.sorted_pair + position));
             float2 pair = {one * share, two * share};

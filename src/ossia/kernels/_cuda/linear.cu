@@ -71,8 +71,10 @@ DEVICE void run_linear(const u16* x, const u16* weight, int N, int K, int M, int
   wait_for_previous();
   for (int i = threadIdx.x; i < N * (K / 8); i += LINEAR_WARPS * 32) {
     const int row = i / (K / 8), piece = i % (K / 8);
-    *(uint4*)(shared + row * row_bytes + piece * 16) = load_fresh(x + (i64)row * K + piece * 8);
+    copy_async16(shared + row * row_bytes + piece * 16, x + (i64)row * K + piece * 8);
   }
+  copy_commit();
+  copy_wait<0>();
   __syncthreads();
   const char* const token = shared + min_int(g, N - 1) * row_bytes + t * 16;
   for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {

@@ -27,13 +27,21 @@ KERNEL void __launch_bounds__(1024, 1) residual_norm(const u16* base, const i64*
     }
     if (parts) {
       float sum[4] = {0, 0, 0, 0};
-      for (int a = 0; a < A; ++a)
-#pragma unroll 4
-        for (int split = 0; split < splits; ++split) {
-          const uint4 part = load_fresh(parts + ((i64)split * num_pairs + positions[a]) * D + i);
-          sum[0] += __uint_as_float(part.x), sum[1] += __uint_as_float(part.y);
-          sum[2] += __uint_as_float(part.z), sum[3] += __uint_as_float(part.w);
-        }
+      for (int first = 0; first < A * splits; first += 4) {  // four at once, so that their latencies overlap
+        uint4 part[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          if (first + j < A * splits) {
+            const int a = (first + j) / splits, split = (first + j) % splits;
+            part[j] = load_fresh(parts + ((i64)split * num_pairs + positions[a]) * D + i);
+          }
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          if (first + j < A * splits) {
+            sum[0] += __uint_as_float(part[j].x), sum[1] += __uint_as_float(part[j].y);
+            sum[2] += __uint_as_float(part[j].z), sum[3] += __uint_as_float(part[j].w);
+          }
+      }
       x[0] += sum[0], x[1] += sum[1], x[2] += sum[2], x[3] += sum[3];
     }
     const u32 first = pack_bf16(x[0], x[1]), second = pack_bf16(x[2], x[3]);

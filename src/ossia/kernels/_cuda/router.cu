@@ -19,37 +19,7 @@ struct RouteOut {
   int* arrived;        // [N + 1]
 };
 
-// One warp: the A best of E logits by turns (of equal ones the first), softmax over them.
-DEVICE void choose(const float* logits, int E, int A, int* experts, float* weights) {
-  const int lane = threadIdx.x % 32;
-  float mine[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) mine[i] = i * 32 + lane < E ? load_fresh_float(logits + i * 32 + lane) : -INFINITY;
-  float best_first = 0, sum = 0, weight = 0;
-  for (int a = 0; a < A; ++a) {
-    float best = -INFINITY;
-    int where = 0x7fffffff;
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-      if (mine[i] > best) best = mine[i], where = i * 32 + lane;
-    for (int mask = 16; mask; mask >>= 1) {
-      const float other = shuffle_xor(best, mask);
-      const int place = __float_as_int(shuffle_xor(__int_as_float(where), mask));
-      if (other > best || (other == best && place < where)) best = other, where = place;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-      if (where == i * 32 + lane) mine[i] = -INFINITY;
-    if (a == 0) best_first = best;
-    const float unnormalised = exp2_fast((best - best_first) * 1.44269504f);
-    sum += unnormalised;
-    if (lane == a) {
-      weight = unnormalised;
-      experts[a] = where < E ? where : 0;  // all logits NaN: some expert, so that nothing reads out of bounds
-    }
-  }
-  if (lane < A) weights[lane] = weight / sum;
-}
+#include "router_core.cuh"
 
 // The whole block: sort P pairs by expert, and cut each expert's into tiles of up to `tile_size`.
 DEVICE void sort_pairs(const RouteOut& out, int P, int E, int tile_size, int* counts, int* begins) {
@@ -79,7 +49,7 @@ DEVICE void sort_pairs(const RouteOut& out, int P, int E, int tile_size, int* co
   }
 }
 
-// stream [N, D] -> normed [N, D] and the routing. With `update` [N, D] the stream is their sum, written to `sum`, a buffer
+// stream [N, D] -> normed [N, D up to a multiple of 64], scaled and in the order of place_column, and the routing. With `update` [N, D] the stream is their sum, written to `sum`, a buffer
 // of its own because other blocks still read the stream.
 // Grid (ceil(E / 8), N); shared memory for the token, 4 D bytes, and 2 E + 64 ints.
 KERNEL void __launch_bounds__(256) router(const u16* stream, const u16* update, u16* sum, const u16* norm,
@@ -118,7 +88,10 @@ KERNEL void __launch_bounds__(256) router(const u16* stream, const u16* update, 
     const u32 pair = pack_bf16(token[i] * scale * low_bf16(gains), token[i + 1] * scale * high_bf16(gains));
     token[i] = low_bf16(pair);
     token[i + 1] = high_bf16(pair);
-    if (blockIdx.x == 0) *(u32*)(normed + (i64)n * D + i) = pair;
+    if (blockIdx.x == 0) *(u32*)(normed + (i64)n * ceil_div(D, 64) * 64 + place_column(i)) = scale_up(pair);
+  }
+  if (blockIdx.x == 0 && D % 64 && threadIdx.x < 16) {  // the columns that fill up the last 64
+    *(u32*)(normed + (i64)n * ceil_div(D, 64) * 64 + D + threadIdx.x * 2) = 0;
   }
   __syncthreads();
   float logit = 0;
@@ -152,5 +125,16 @@ KERNEL void __launch_bounds__(256) router(const u16* stream, const u16* update, 
     __threadfence();
   }
   __syncthreads();
-  if (*flag) sort_pairs(out, N * A, E, tile_size, counts, counts + E);
+  if (!*flag) return;
+  if (N == 1) {  // a tile a choice
+    if ((int)threadIdx.x < A) {
+      const int a = threadIdx.x;
+      out.tile_expert[a] = load_fresh_int(out.pair_expert + a);
+      out.tile_begin[a] = out.sorted_pair[a] = out.pair_position[a] = a;
+      out.tile_count[a] = 1;
+      if (a == 0) *out.num_tiles = A;
+    }
+    return;
+  }
+  sort_pairs(out, N * A, E, tile_size, counts, counts + E);
 }

@@ -92,7 +92,7 @@ def decode_attention(
     driver.load_kernel("attention", f"decode_attention_{C}", q.device).launch(
         Grid(scratch.splits, K, N),
         threads=_THREADS,
-        shared=8 * (16 + 8 * C) * 4,
+        shared=8 * (16 + 8 * C) * 4 + 16,
         args=(q, q.stride(0), pages, sinks, out, scratch.shares, scratch.arrived, H, K, window or 0),
     )
 

@@ -16,7 +16,7 @@ TILE_ROWS, TILE_COLUMNS, TILE_BYTES = 16, 64, 544
 _MAX_SCALE = 160
 _RING_BYTES = {8: 12 * 6 * 3 * 640, 16: 12 * 5 * 3 * 640, 32: 8 * 8 * 640}
 _THREADS = {8: 384, 16: 384, 32: 256}
-_SEGMENT_BYTES = 256
+_SEGMENT_BYTES = 4 * 16 * 4 + 128 * 4
 
 
 def pack_experts(blocks: Tensor, *, scales: Tensor) -> Tensor:
@@ -69,19 +69,35 @@ def pack_experts_torch(blocks: Tensor, *, scales: Tensor) -> Tensor:
     return torch.cat((code_bytes.flatten(3), scale_bytes.flatten(3)), dim=-1).contiguous()
 
 
+def padded_columns(num_columns: int) -> int:
+    """Columns of a token as the kernels take it: whole tiles."""
+    return -(-num_columns // TILE_COLUMNS) * TILE_COLUMNS
+
+
+def place_tokens_torch(x: Tensor) -> Tensor:
+    """The reference of how the experts' products want tokens: x bfloat16 [T, D] -> [T, padded].
+
+    Scaled by 2^112, and in each block of 32 columns the 16 pairs as a 4 by 4 matrix transposed (see common.cuh).
+    """
+    T, D = x.shape
+    wide = torch.nn.functional.pad(x, (0, padded_columns(D) - D)).view(T, -1, 4, 4, 2)
+    return (wide.transpose(2, 3).reshape(T, -1).float() * 2.0**112).bfloat16()
+
+
 def gate_up_few(
     x: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingBuffers, alpha: float, limit: float, out: Tensor
 ) -> None:
     """SwiGLU of each pair's gate and up.
 
     Args:
-        x: bfloat16 [T, D], below 2^15 in magnitude.
+        x: bfloat16 [T, padded D], below 2^15 before it was placed (see `place_tokens_torch`).
         packed: from `pack_experts`, of [E, 2 F, D].
         bias: bfloat16 [E, 2 F].
         routing: which pairs there are.
         alpha: slope of SwiGLU's sigmoid.
         limit: SwiGLU's clamp.
-        out: bfloat16 [P, F], written in sorted order. Sums and activation are float32, rounded once.
+        out: bfloat16 [P, padded F], written in sorted order and placed likewise; columns past F must be zeros. Sums
+            and activation are float32, rounded once.
     """
     kernel, launch = _prepare("gate_up", x.shape[1], routing, x.device)
     args = (x, packed, bias, RoutedStruct.of(routing), out, x.shape[1], bias.shape[1], routing.num_active)
@@ -92,7 +108,7 @@ def down_few(hidden: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingBu
     """Each pair's output times its weight.
 
     Args:
-        hidden: bfloat16 [P, F], in sorted order.
+        hidden: bfloat16 [P, padded F], in sorted order, placed.
         packed: of [E, D, F].
         bias: bfloat16 [E, D].
         routing: which pairs there are.
@@ -107,7 +123,7 @@ def _prepare(name: str, num_columns: int, routing: RoutingBuffers, device: torch
     tile_size = routing.tile_size
     row_bytes = -(-num_columns // TILE_COLUMNS) * 128 + 64
     ring = _RING_BYTES[tile_size]
-    max_rows = min((SHARED_LIMIT - ring - _SEGMENT_BYTES) // row_bytes, 4 * tile_size)
+    max_rows = min((SHARED_LIMIT - ring - _SEGMENT_BYTES) // row_bytes, 4 * tile_size, 128)
     if max_rows < tile_size:
         raise InvalidInputError(
             f"the GPU experts keep {tile_size} tokens of {num_columns} columns in shared memory, which has no room; "

@@ -1,7 +1,7 @@
 """The whole model on one GPU: embedding, all layers, final norm and logits, in kernels that each read weights once.
 
-Up to 8 sequences that decode take one way: seven kernels a layer, each starting to fetch its weights while the one
-before it ends. More take the same kernels for attention and experts and cuBLAS for the dense products. Prompts and mixed
+One sequence that decodes takes one kernel for all layers (step.py). Up to 8 take seven kernels a layer, each starting to
+fetch its weights while the one before it ends. More take the same kernels for attention and experts and cuBLAS for the dense products. Prompts and mixed
 batches take kernels made for many tokens. All read their inputs from device tensors and wait for nothing on the host, so
 that decoding can be captured in a CUDA graph.
 """
@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ossia.kernels.gpu.attention import DecodeScratch, check_heads, decode_attention
-from ossia.kernels.gpu.experts import down_few, gate_up_few
+from ossia.kernels.gpu.experts import down_few, gate_up_few, padded_columns
 from ossia.kernels.gpu.linear import MAX_TOKENS, linear_float, linear_qkv, linear_residual
 from ossia.kernels.gpu.residual import ExpertOutputs, residual_norm, rope_and_store
 from ossia.kernels.gpu.routing import RoutingBuffers, choose_tile_size, norm_and_route
+from ossia.kernels.gpu.step import DecodeStep
 from ossia.kernels.gpu.weights import GpuLayer, take_layer
 
 
@@ -74,7 +75,8 @@ class _Workspace:
             tile_size=choose_tile_size(N, num_experts=E, num_active=A),
             device=layers.device,
         )
-        self.hidden = empty(N * A, F)
+        self.placed = empty(N, padded_columns(D))
+        self.hidden = empty(N * A, padded_columns(F)).zero_()
         self.parts = empty(2 if N == 1 else 1, N * A, D, dtype=torch.float32)  # alone, more parts keep all warps at work
         self.scratch = DecodeScratch(num_sequences=N, num_kv_heads=K, head_dim=C, device=layers.device)
 
@@ -100,7 +102,7 @@ class GpuLayers:
             head_dim=config.head_dim,
             page_size=kv_layers[0][0].shape[1],
         )
-        self.config, self.device, self.kv_layers = config, device, list(kv_layers)
+        self.config, self.device = config, device
         self.layers: list[GpuLayer] = []
         for index, layer in enumerate(model.layers):
             self.layers.append(take_layer(layer, window=config.window(index), device=device))
@@ -109,6 +111,20 @@ class GpuLayers:
         self.lm_head = model.lm_head.weight.detach().to(device)
         self.rope = model.rope(device)
         self._workspaces: dict[int, _Workspace] = {}
+        self.use_cache(kv_layers)
+
+    def use_cache(self, kv_layers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Change to other pages; graphs that were captured before keep the old ones."""
+        self.kv_layers = list(kv_layers)
+        self._step = DecodeStep(
+            self.config,
+            layers=self.layers,
+            kv_layers=self.kv_layers,
+            embedding=self.embedding,
+            final_norm=self.final_norm,
+            rope=self.rope,
+            device=self.device,
+        )
 
     @torch.inference_mode()
     def decode(self, inputs: StepInputs) -> Tensor:
@@ -118,6 +134,14 @@ class GpuLayers:
             bfloat16 [N, D], after the final norm: a buffer that the next step of N sequences overwrites.
         """
         N = inputs.token_ids.shape[0]
+        if N == 1 and self._step.is_possible:
+            return self._step.run(
+                token_id=inputs.token_ids,
+                position=inputs.positions,
+                context_len=inputs.context_lens,
+                full=inputs.full,
+                sliding=inputs.sliding,
+            )
         if N not in self._workspaces:
             self._workspaces[N] = _Workspace(self, N)
         work = self._workspaces[N]
@@ -190,12 +214,12 @@ class GpuLayers:
             weight=layer.router,
             bias=layer.router_bias,
             out=work.routing,
-            normed=work.normed,
+            normed=work.placed,
             update=update,
             total=None if is_few else work.total,
         )
         gate_up_few(
-            work.normed,
+            work.placed,
             packed=layer.gate_up,
             bias=layer.gate_up_bias,
             routing=work.routing,

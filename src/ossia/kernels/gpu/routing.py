@@ -124,7 +124,7 @@ def norm_and_route(
         weight: the router's, [E, D].
         bias: [E].
         out: written.
-        normed: [N, D], written.
+        normed: [N, D up to a multiple of 64], written as the experts' kernels want it (experts.place_tokens_torch).
         update: [N, D] to be added to the stream first, the sum being rounded to bfloat16.
         total: [N, D], written with that sum; not the stream itself.
     """

@@ -1,6 +1,7 @@
 // Runs the CUDA sources on a CPU, for tests: a block's threads are fibres that take turns at barriers.
 //
-// It knows nothing of timing, caches or races; it checks indices, layouts and arithmetic. Blocks run one after another.
+// It knows nothing of timing, caches or races; it checks indices, layouts and arithmetic. Up to 4 blocks run at once (they
+// may wait for each other), more run one after another.
 
 #include <ucontext.h>
 
@@ -21,18 +22,18 @@ typedef uint16_t u16;
 typedef uint8_t u8;
 typedef int64_t i64;
 struct uint4 { u32 x, y, z, w; };
+struct uint2 { u32 x, y; };
 struct float2 { float x, y; };
 struct float4 { float x, y, z, w; };
 struct Dim { int x, y, z; };
 
 namespace emulator {
 struct Warp { int arrived = 0, generation = 0; u32 slots[32][8]; };
-struct Fibre { ucontext_t context; Dim thread; Warp* warp; bool is_done = false; std::vector<char> stack; };
+struct Block { Dim index; char* shared; int arrived = 0, generation = 0; };
+struct Fibre { ucontext_t context; Dim thread; Warp* warp; Block* block; bool is_done = false; std::vector<char> stack; };
 inline Fibre* current;
 inline ucontext_t scheduler;
-inline Dim block_index, block_size, grid_size;
-inline char* shared;
-inline int block_arrived, block_generation, num_fibres;
+inline Dim block_size, grid_size;
 inline std::function<void()> body;
 
 inline void yield() { swapcontext(&current->context, &scheduler); }
@@ -51,22 +52,25 @@ inline void enter() {
   current->is_done = true;
   swapcontext(&current->context, &scheduler);
 }
-inline void run_block(int threads) {
-  std::vector<Fibre> fibres(threads);
-  std::vector<Warp> warps((threads + 31) / 32);
-  num_fibres = threads;
-  block_arrived = block_generation = 0;
-  for (int i = 0; i < threads; ++i) {
+inline void run_blocks(std::vector<Block>& blocks, int threads, int shared_bytes) {
+  std::vector<Fibre> fibres(blocks.size() * threads);
+  std::vector<Warp> warps(blocks.size() * ((threads + 31) / 32));
+  for (Block& block : blocks) {
+    block.shared = (char*)aligned_alloc(1024, (shared_bytes + 2047) / 1024 * 1024);
+    memset(block.shared, 0xff, shared_bytes);  // NaN until written
+  }
+  for (size_t i = 0; i < fibres.size(); ++i) {
     Fibre& fibre = fibres[i];
-    fibre.thread = {i, 0, 0};
-    fibre.warp = &warps[i / 32];
+    fibre.thread = {(int)(i % threads), 0, 0};
+    fibre.block = &blocks[i / threads];
+    fibre.warp = &warps[i / threads * ((threads + 31) / 32) + i % threads / 32];
     fibre.stack.resize(64 * 1024);
     getcontext(&fibre.context);
     fibre.context.uc_stack.ss_sp = fibre.stack.data();
     fibre.context.uc_stack.ss_size = fibre.stack.size();
     makecontext(&fibre.context, enter, 0);
   }
-  for (int left = threads; left > 0;) {
+  for (size_t left = fibres.size(); left > 0;) {
     for (Fibre& fibre : fibres) {
       if (fibre.is_done) continue;
       current = &fibre;
@@ -74,6 +78,7 @@ inline void run_block(int threads) {
       if (fibre.is_done) --left;
     }
   }
+  for (Block& block : blocks) free(block.shared);
 }
 template <class... Args, size_t... I>
 void call(void (*kernel)(Args...), void** args, std::index_sequence<I...>) {
@@ -84,15 +89,15 @@ void launch(void (*kernel)(Args...), const int* grid, int threads, int shared_by
   grid_size = {grid[0], grid[1], grid[2]};
   block_size = {threads, 1, 1};
   body = [=] { call(kernel, args, std::index_sequence_for<Args...>()); };
-  for (int z = 0; z < grid[2]; ++z)
-    for (int y = 0; y < grid[1]; ++y)
-      for (int x = 0; x < grid[0]; ++x) {
-        block_index = {x, y, z};
-        shared = (char*)aligned_alloc(1024, (shared_bytes + 2047) / 1024 * 1024);
-        memset(shared, 0xff, shared_bytes);  // NaN until written
-        run_block(threads);
-        free(shared);
-      }
+  const int total = grid[0] * grid[1] * grid[2], together = total <= 4 ? total : 1;
+  for (int first = 0; first < total; first += together) {
+    std::vector<Block> blocks(together);
+    for (int i = 0; i < together; ++i) {
+      const int at = first + i;
+      blocks[i].index = {at % grid[0], at / grid[0] % grid[1], at / grid[0] / grid[1]};
+    }
+    run_blocks(blocks, threads, shared_bytes);
+  }
 }
 }  // namespace emulator
 
@@ -101,14 +106,15 @@ void launch(void (*kernel)(Args...), const int* grid, int threads, int shared_by
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define DYNAMIC_SHARED(name) char* const name = emulator::shared
+#define DYNAMIC_SHARED(name) char* const name = emulator::current->block->shared
 #define threadIdx (emulator::current->thread)
-#define blockIdx (emulator::block_index)
+#define blockIdx (emulator::current->block->index)
 #define blockDim (emulator::block_size)
 #define gridDim (emulator::grid_size)
 
 DEVICE void __syncthreads() {
-  emulator::wait(emulator::block_arrived, emulator::block_generation, emulator::num_fibres);
+  emulator::Block* const block = emulator::current->block;
+  emulator::wait(block->arrived, block->generation, emulator::block_size.x);
 }
 DEVICE void __syncwarp() { emulator::warp_wait(); }
 DEVICE void __threadfence() {}
@@ -123,6 +129,11 @@ DEVICE uint4 load_stream(const void* p) { return *(const uint4*)p; }
 DEVICE uint4 load_fresh(const void* p) { return *(const uint4*)p; }
 DEVICE u32 load_fresh_u32(const void* p) { return *(const u32*)p; }
 DEVICE i64 load_fresh_i64(const void* p) { return *(const i64*)p; }
+DEVICE u32 load_acquire(const u32* p) {
+  emulator::yield();
+  return *(const volatile u32*)p;
+}
+DEVICE void add_release(u32* p) { ++*p; }
 DEVICE void copy_async16(void* to, const void* from) { memcpy(to, from, 16); }
 DEVICE void copy_async4(void* to, const void* from) { memcpy(to, from, 4); }
 DEVICE void copy_commit() {}
@@ -160,6 +171,15 @@ DEVICE float shuffle(float x, int lane) {
   return r;
 }
 DEVICE float shuffle_xor(float x, int mask) { return shuffle(x, threadIdx.x % 32 ^ mask); }
+DEVICE u32 largest_of_warp(u32 x) {
+  for (int mask = 16; mask; mask >>= 1) {
+    const u32 other = __float_as_uint(shuffle_xor(__uint_as_float(x), mask));
+    x = other > x ? other : x;
+  }
+  return x;
+}
+DEVICE u32 smallest_of_warp(u32 x) { return ~largest_of_warp(~x); }
+DEVICE void prefetch(const void*) {}
 DEVICE void mma(float* c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   emulator::Warp* const warp = emulator::current->warp;
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;

@@ -8,7 +8,14 @@ from torch import Tensor
 
 from ossia.core.errors import InvalidInputError, UnsupportedModelError
 from ossia.kernels.experts import ExpertWeights, expert_mlp_torch
-from ossia.kernels.gpu.experts import down_few, gate_up_few, pack_experts, pack_experts_torch
+from ossia.kernels.gpu.experts import (
+    down_few,
+    gate_up_few,
+    pack_experts,
+    pack_experts_torch,
+    padded_columns,
+    place_tokens_torch,
+)
 from ossia.kernels.gpu.routing import RoutingBuffers, norm_and_route
 from ossia.kernels.mxfp4 import Mxfp4, unpack_mxfp4
 
@@ -48,7 +55,7 @@ def routed(x: Tensor, *, E: int, A: int, tile_size: int, seed: int) -> RoutingBu
     out = RoutingBuffers(num_tokens=T, num_experts=E, num_active=A, tile_size=tile_size, device=x.device)
     weight = torch.randn(E, D, generator=generator).to(x)
     norm, bias = torch.ones(D).to(x), torch.zeros(E).to(x)
-    norm_and_route(x, norm=norm, eps=1e-5, weight=weight, bias=bias, out=out, normed=torch.empty_like(x))
+    norm_and_route(x, norm=norm, eps=1e-5, weight=weight, bias=bias, out=out, normed=x.new_empty(T, padded_columns(D)))
     return out
 
 
@@ -76,9 +83,11 @@ def test_experts_match_float32(
     on = x.to(device)
     routing = routed(on, E=E, A=A, tile_size=tile_size, seed=5)
     packed = [pack_experts(w.blocks.to(device), scales=w.scales.to(device)) for w in (gate_up, down)]
-    hidden = torch.full((T * A, F), float("nan"), dtype=torch.bfloat16, device=device)
+    hidden = torch.full((T * A, padded_columns(F)), float("nan"), dtype=torch.bfloat16, device=device)
+    hidden[:, F:] = 0
+    placed = place_tokens_torch(on)
     gate_up_few(
-        on, packed=packed[0], bias=gate_up_bias.to(device), routing=routing, alpha=ALPHA, limit=LIMIT, out=hidden
+        placed, packed=packed[0], bias=gate_up_bias.to(device), routing=routing, alpha=ALPHA, limit=LIMIT, out=hidden
     )
     parts = torch.full((splits, T * A, D), float("nan"), device=device)
     down_few(hidden, packed=packed[1], bias=down_bias.to(device), routing=routing, out=parts)
@@ -108,8 +117,8 @@ def test_a_token_alone_gives_what_it_gives_in_a_batch(device: torch.device) -> N
 
     def hidden_of(rows: Tensor) -> Tensor:
         routing = routed(rows, E=E, A=A, tile_size=8, seed=8)
-        out = torch.empty(rows.shape[0] * A, F, dtype=torch.bfloat16, device=device)
-        gate_up_few(rows, packed=packed, bias=bias, routing=routing, alpha=ALPHA, limit=LIMIT, out=out)
+        out = torch.zeros(rows.shape[0] * A, F, dtype=torch.bfloat16, device=device)
+        gate_up_few(place_tokens_torch(rows), packed=packed, bias=bias, routing=routing, alpha=ALPHA, limit=LIMIT, out=out)
         return out[routing.pair_position[: rows.shape[0] * A].long()].view(-1, A, F)
 
     together = hidden_of(x)

@@ -1,0 +1,185 @@
+"""A whole decode step of one sequence in one kernel: all layers, without leaving the chip."""
+
+# D model, F expert hidden, H heads, K KV heads, C head dim, E experts, A active experts, L layers
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ossia.kernels._cuda import driver
+from ossia.kernels._cuda.driver import SHARED_LIMIT, Grid
+from ossia.kernels.gpu.experts import num_multiprocessors, padded_columns
+from ossia.kernels.gpu.weights import GpuLayer
+from ossia.kernels.rope import RopeTables
+
+_WARPS, _STAGES, _STAGE_BYTES, _MAX_UNITS, _MAX_ACTIVE = 12, 7, 2048, 128, 32
+_MAX_COLUMNS = 2 * 12 * 32 * 4  # of the stream, that a block loads at once
+_QKV_PARTS, _OUT_PARTS, _DOWN_PARTS = 5, 8, 2
+_LAYER_FIELDS = (
+    "attn_norm",
+    "qkv",
+    "qkv_bias",
+    "out",
+    "out_bias",
+    "sinks",
+    "mlp_norm",
+    "router",
+    "router_bias",
+    "gate_up",
+    "gate_up_bias",
+    "down",
+    "down_bias",
+)
+_POINTERS = (
+    *("layers", "embedding", "final_norm", "token_id", "position", "full_slot", "sliding_slot"),
+    *("context_len", "full_table", "sliding_table", "cosines", "sines"),
+    *("qkv_sums", "row_sums", "down_sums", "attended", "logits", "hidden", "shares", "arrived", "barrier", "normed"),
+)
+_INTEGERS = ("num_layers", "D", "F", "H", "KV", "C", "E", "A", "full_columns", "sliding_columns", "page_size")
+_FLOATS = ("epsilon", "alpha", "limit")
+
+
+class _LayerWeights(ctypes.Structure):
+    """`LayerWeights` of step.cu."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in (*_LAYER_FIELDS, "keys", "values")),
+        ("window", ctypes.c_longlong),
+    )
+
+
+class _StepArgs(ctypes.Structure):
+    """`StepArgs` of step.cu."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, ctypes.c_int) for name in _INTEGERS),
+        *((name, ctypes.c_float) for name in _FLOATS),
+    )
+
+
+class DecodeStep:
+    """Runs the step; holds its buffers and the table of the layers' addresses.
+
+    Args:
+        config: the model's.
+        layers: their weights, which must stay where they are.
+        kv_layers: keys and values of each layer, likewise.
+        embedding: bfloat16 [V, D].
+        final_norm: [D].
+        rope: the tables of all positions.
+        device: the GPU.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        layers: Sequence[GpuLayer],
+        kv_layers: Sequence[tuple[Tensor, Tensor]],
+        embedding: Tensor,
+        final_norm: Tensor,
+        rope: RopeTables,
+        device: torch.device,
+    ) -> None:
+        D, F = config.hidden_size, config.intermediate_size
+        H, K, C = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        A = config.num_experts_per_tok
+        self._kept = (tuple(layers), tuple(kv_layers), embedding, final_norm, rope)
+        self.device = device
+        rows = (H + 2 * K) * C
+        # A block must have at least one whole row tile in each phase.
+        self._blocks = min(num_multiprocessors(device), rows // 16, D // 16)
+        splits = max(1, self._blocks // K)
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.normed = zeros(1, D, dtype=torch.bfloat16)
+        self._buffers = {
+            "qkv_sums": zeros(2, rows),
+            "row_sums": zeros(2, D),
+            "down_sums": zeros(2, D),
+            "attended": zeros(H * C, dtype=torch.bfloat16),
+            "logits": zeros(config.num_local_experts),
+            "hidden": zeros(A, padded_columns(F), dtype=torch.bfloat16),
+            "shares": zeros(K, splits, 16 + 8 * C),
+            "arrived": zeros(K, dtype=torch.int32),
+            "barrier": zeros(2, dtype=torch.int32),
+            "normed": self.normed,
+        }
+        table = (_LayerWeights * len(layers))(
+            *(
+                _LayerWeights(
+                    *(getattr(layer, name).data_ptr() for name in _LAYER_FIELDS),
+                    keys.data_ptr(),
+                    values.data_ptr(),
+                    layer.window or 0,
+                )
+                for layer, (keys, values) in zip(layers, kv_layers, strict=True)
+            )
+        )
+        self._table = torch.frombuffer(bytearray(table), dtype=torch.uint8).to(device)
+        self._args = _StepArgs(
+            layers=self._table.data_ptr(),
+            embedding=embedding.data_ptr(),
+            final_norm=final_norm.data_ptr(),
+            cosines=rope.cos.data_ptr(),
+            sines=rope.sin.data_ptr(),
+            num_layers=len(layers),
+            D=D,
+            F=F,
+            H=H,
+            KV=K,
+            C=C,
+            E=config.num_local_experts,
+            A=A,
+            page_size=kv_layers[0][0].shape[1],
+            epsilon=config.rms_norm_eps,
+            alpha=config.swiglu_alpha,
+            limit=config.swiglu_limit,
+            **{name: tensor.data_ptr() for name, tensor in self._buffers.items()},
+        )
+        token_bytes = -(-max(D, F) // 64) * 128 + 64
+        self._shared = (
+            _WARPS * _STAGES * _STAGE_BYTES
+            + max(A * token_bytes, _WARPS * (16 + 8 * C) * 4)
+            + max(D, H * C) * 2
+            + D * 4
+            + _MAX_UNITS * 64
+            + 128
+            + 2 * _MAX_ACTIVE * 4
+            + 16
+        )
+        units = max(rows // 16 * _QKV_PARTS, D // 16 * max(_OUT_PARTS, A * _DOWN_PARTS), A * F // 8)
+        self.is_possible = (
+            self._shared <= SHARED_LIMIT and D <= _MAX_COLUMNS and A <= _MAX_ACTIVE and -(-units // self._blocks) <= _MAX_UNITS
+        )
+
+    def run(self, *, token_id: Tensor, position: Tensor, context_len: Tensor, full: Any, sliding: Any) -> Tensor:
+        """One step; every argument lies on the GPU.
+
+        Args:
+            token_id: int64 [1].
+            position: int64 [1].
+            context_len: int32 [1].
+            full: block_table int32 [1, columns] and slot_mapping int64 [1] of the layers without a window, or None.
+            sliding: likewise, of those with one.
+
+        Returns:
+            bfloat16 [1, D], after the final norm; the next step overwrites it.
+        """
+        args = self._args
+        args.token_id, args.position, args.context_len = (x.data_ptr() for x in (token_id, position, context_len))
+        full, sliding = full or sliding, sliding or full
+        args.full_table, args.full_slot = full.block_table.data_ptr(), full.slot_mapping.data_ptr()
+        args.sliding_table, args.sliding_slot = sliding.block_table.data_ptr(), sliding.slot_mapping.data_ptr()
+        args.full_columns, args.sliding_columns = full.block_table.shape[1], sliding.block_table.shape[1]
+        kernel = driver.load_kernel("step", f"decode_step_{args.C}", self.device)
+        kernel.launch(Grid(self._blocks), threads=_WARPS * 32, shared=self._shared, args=(args,))
+        return self.normed
