@@ -339,23 +339,18 @@ class Scheduler:
                 self._launch_chunk(sequence, step)
 
     def _has_room(self, sequence: Sequence, match: PrefixMatch) -> bool:
-        """Whether all its tokens fit, beside what running prompts will still take and the watermark."""
-        blocks = self.blocks
-        chunk = self.config.max_num_batched_tokens
+        """Whether all its tokens fit, beside the watermark.
+
+        No running prompt still needs pages here: an unfinished one has taken the rest of the step, or of the pages.
+        """
+        config, blocks = self.config, self.blocks
         num_needed = match.num_idle + blocks.count_missing(
             match.num_blocks,
             position=match.num_blocks * blocks.page_size,
             length=len(sequence.token_ids),
-            chunk=chunk,
+            chunk=config.max_num_batched_tokens,
         )
-        for prompt in self._prompts:
-            num_needed += blocks.count_missing(
-                blocks.capacity(prompt) // blocks.page_size,
-                position=prompt.num_computed,
-                length=len(prompt.token_ids),
-                chunk=chunk,
-            )
-        num_kept = max(int(self.config.watermark * blocks.num_pages), self.num_running)
+        num_kept = max(int(config.watermark * blocks.num_pages), self.num_running)
         return num_needed + num_kept <= blocks.num_free
 
     def _is_blocked(self, sequence: Sequence) -> bool:
