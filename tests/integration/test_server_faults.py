@@ -23,7 +23,7 @@ from ossia.server.app import build_context
 from ossia.server.scripted import ScriptedEngine
 from ossia.server.serve import serve
 from ossia.server.settings import ServerSettings
-from ossia.server.turns import ServedModel
+from ossia.agent.turns import ServedModel
 
 home = Path(sys.argv[1])
 tokenizer = load_tokenizer(PACKAGE_ROOT / "nano")

@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from openai.types.responses import ResponseStreamEvent
 
+from ossia.agent.turns import ServedModel
 from ossia.core.paths import PACKAGE_ROOT
 from ossia.harmony.hf_tokenizer import load_tokenizer
 from ossia.harmony.tokenizer import Tokenizer
@@ -25,7 +26,6 @@ from ossia.server.app import build_context, create_app
 from ossia.server.scripted import Script, ScriptedEngine
 from ossia.server.serve import bind
 from ossia.server.settings import ServerSettings
-from ossia.server.turns import ServedModel
 
 THINK = "<|channel|>analysis<|message|>They say hello.<|end|><|start|>assistant"
 FINAL = "<|channel|>final<|message|>Hello there, friend.<|return|>"

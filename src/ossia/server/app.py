@@ -36,6 +36,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from ossia import __version__
+from ossia.agent.turns import EngineClient, ServedModel, Turns
 from ossia.core.errors import OssiaError
 from ossia.core.paths import data_home
 from ossia.server.auth import Authenticator, KeyFile, KeyStore
@@ -50,7 +51,6 @@ from ossia.server.responses.service import ResponseService
 from ossia.server.routes import conversations, health, responses
 from ossia.server.store.database import Database, default_url
 from ossia.server.store.keys import DatabaseKeys
-from ossia.server.turns import EngineClient, ServedModel, Turns
 
 if TYPE_CHECKING:
     from ossia.server.settings import ServerSettings

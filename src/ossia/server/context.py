@@ -14,6 +14,7 @@ from ossia.core.errors import EngineDeadError, ModelNotFoundError
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
+    from ossia.agent.turns import EngineClient, ServedModel, Turns
     from ossia.server.auth import Authenticator, Caller
     from ossia.server.limits import Limiter
     from ossia.server.metrics import ServerMetrics
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ossia.server.responses.service import ResponseService
     from ossia.server.settings import ServerSettings
     from ossia.server.store.database import Database
-    from ossia.server.turns import EngineClient, ServedModel, Turns
 
 
 def new_id(prefix: str) -> str:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from ossia.agent.turns import ServedModel
 from ossia.core.paths import PACKAGE_ROOT
 from ossia.harmony.hf_tokenizer import load_tokenizer
 from ossia.harmony.tokenizer import Tokenizer
@@ -18,7 +19,6 @@ from ossia.model.loading import Identity
 from ossia.server.app import build_context, create_app
 from ossia.server.scripted import Script, ScriptedEngine
 from ossia.server.settings import ServerSettings
-from ossia.server.turns import ServedModel
 
 FINAL = "<|channel|>final<|message|>Hello there.<|return|>"
 MODEL = "scripted"

@@ -16,7 +16,7 @@ from ossia.harmony.message import Conversation, Message, Role
 from ossia.server.conversation.tools import TurnRules
 
 if TYPE_CHECKING:
-    from ossia.server.turns import ServedModel
+    from ossia.agent.turns import ServedModel
 
 
 def build_conversation(

@@ -21,8 +21,8 @@ from ossia.server.responses.summary import summarise
 from ossia.server.store.rows import StoredResponse
 
 if TYPE_CHECKING:
+    from ossia.agent.turns import RunningTurn, TurnNews
     from ossia.server.responses.service import ResponseService
-    from ossia.server.turns import RunningTurn, TurnNews
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from ossia.agent.turns import Sampling
 from ossia.server.auth import Caller
 from ossia.server.errors import ApiError, not_found, unsupported
 from ossia.server.responses.background import BackgroundRun
@@ -24,7 +25,6 @@ from ossia.server.settings import ReasoningPolicy
 from ossia.server.store.conversations import ConversationStore
 from ossia.server.store.responses import ResponseStore
 from ossia.server.store.rows import StoredResponse
-from ossia.server.turns import Sampling
 
 if TYPE_CHECKING:
     from ossia.harmony.message import Message

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from ossia.agent.turns import Sampling
 from ossia.core.errors import OssiaError
 from ossia.harmony.content import Effort
 from ossia.harmony.message import Message, Role
 from ossia.server.conversation.prompt import build_conversation
-from ossia.server.turns import Sampling
 
 if TYPE_CHECKING:
     from ossia.server.context import ServerContext

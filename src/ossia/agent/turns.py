@@ -1,4 +1,4 @@
-"""The thin joint of all APIs: a conversation and sampling choices -> the engine -> harmony events.
+"""The thin joint between conversations and the engine, for the loop and for every API of the server.
 
     prompt = await turns.encode(conversation)
     request = turns.request(prompt, sampling=Sampling(temperature=0.5), owner=caller.key_id)
@@ -49,7 +49,7 @@ class EventStream(Protocol):
 
 
 class EngineClient(Protocol):
-    """What the server needs of an engine: `AsyncEngine`, or `scripted.ScriptedEngine`."""
+    """What is needed of an engine: `AsyncEngine`, or one that follows a script."""
 
     @property
     def is_alive(self) -> bool: ...
@@ -61,7 +61,7 @@ class EngineClient(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedModel:
-    """What the server must know of the model besides its engine."""
+    """What the loop and the server must know of the model besides its engine."""
 
     name: str
     tokenizer: Tokenizer
