@@ -23,7 +23,15 @@ from torch import Tensor
 
 from ossia.core.errors import InvalidInputError, OssiaError
 from ossia.core.paths import native_cache, native_choice, native_threads
-from ossia.kernels._native.build import LIBRARY_NAME, SOURCES, BuildResult, build, source_hash
+from ossia.kernels._native.build import (
+    LIBRARY_NAME,
+    SOURCES,
+    BuildResult,
+    build,
+    build_lock,
+    find_compiler,
+    source_hash,
+)
 from ossia.kernels.mxfp4 import BLOCK, Mxfp4
 
 KIND_F32, KIND_BF16, KIND_MXFP4, KIND_Q8 = range(4)
@@ -376,6 +384,21 @@ def build_library() -> BuildResult:
     """Compile into the package's folder, or where that cannot be written, into the user's."""
     result = build(SOURCES)
     return result if result.library is not None else build(native_cache())
+
+
+def ensure() -> bool:
+    """Build the library if there is none of these sources and a compiler is there; returns whether it can be used.
+
+    Takes some ten seconds when it builds. One process builds at a time, others wait for it.
+    """
+    if is_available() or native_choice() == "0" or find_compiler() is None:
+        return is_available()
+    with build_lock(native_cache()):
+        load.cache_clear()
+        if not is_available():  # not built by the one that we waited for
+            build_library()
+            load.cache_clear()
+    return is_available()
 
 
 def main(arguments: list[str], write: Callable[[str], object]) -> int:

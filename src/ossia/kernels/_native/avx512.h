@@ -1,4 +1,4 @@
-// AVX-512 with VNNI: MXFP4 and Q8 products for few tokens, and MXFP4 rows widened. For the levels avx512 and amx.
+// AVX-512 with VNNI and VBMI: MXFP4 and Q8 products for few tokens, and MXFP4 rows widened. For the levels avx512 and amx.
 #pragma once
 #include <immintrin.h>
 
@@ -9,108 +9,105 @@
 namespace ossia {
 namespace {
 
+// sum + whole * scale * x_scale, for the integer sums of the lanes.
+inline __m512 add_group(__m512 sum, __m512i whole, __m512 scale, const float* x_scale) {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), _mm512_mul_ps(scale, _mm512_loadu_ps(x_scale)), sum);
+}
+
+inline __m512i broadcast_dword(const uint8_t* p) { return _mm512_broadcastd_epi32(_mm_loadu_si32(p)); }
+
 struct Mxfp4Format {
-    template <int R, int T>
-    static void rows(const Rows& rows, int first, const void* const* packed, float* out, size_t ld) {
-        const uint8_t* row = rows.data + (size_t)first * rows.row_bytes;
-        const uint8_t* scale_row = rows.scales + (size_t)first * rows.scale_bytes;
-        const int blocks = rows.cols / kBlock;
-        // Twice each code's value, plus 12.
-        const __m512i table = _mm512_broadcast_i32x4(
-            _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-        const __m512i nibble = _mm512_set1_epi8(15);
-        // Byte b of four scales goes to the top byte of the four lanes of block b; a shift makes it a float's exponent.
-        const __m512i spread = _mm512_set_epi32(0x03808080, 0x03808080, 0x03808080, 0x03808080, 0x02808080, 0x02808080,
-                                                0x02808080, 0x02808080, 0x01808080, 0x01808080, 0x01808080, 0x01808080,
-                                                0x00808080, 0x00808080, 0x00808080, 0x00808080);
-        __m512 sums[R][T];
-        for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) sums[r][t] = _mm512_setzero_ps();
-        for (int g = 0; g * 4 < blocks; ++g) {
-            const int left = blocks - g * 4;
-            for (int r = 0; r < R; ++r) {
-                const uint8_t* p = row + r * rows.row_bytes + (size_t)g * 64;
-                const uint8_t* s = scale_row + r * rows.scale_bytes + (size_t)g * 4;
-                _mm_prefetch((const char*)(p + R * rows.row_bytes), _MM_HINT_T0);
-                __m512i codes;
-                uint32_t bytes = 0;
-                if (left >= 4) {
-                    codes = _mm512_loadu_si512(p);
-                    memcpy(&bytes, s, 4);
-                } else {
-                    codes = _mm512_maskz_loadu_epi8(((__mmask64)1 << (16 * left)) - 1, p);
-                    memcpy(&bytes, s, left);
-                }
-                const __m512i even = _mm512_shuffle_epi8(table, _mm512_and_si512(codes, nibble));
-                const __m512i odd = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble));
-                const __m512 scale = _mm512_castsi512_ps(
-                    _mm512_srli_epi32(_mm512_shuffle_epi8(_mm512_set1_epi32((int)bytes), spread), 1));
-                for (int t = 0; t < T; ++t) {
-                    const Mxfp4Group& x = ((const Mxfp4Group*)packed[t])[g];
-                    __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), even, _mm512_loadu_si512(x.hi_even));
-                    __m512i low = _mm512_dpbusd_epi32(_mm512_loadu_si512(x.correction), even,
-                                                      _mm512_loadu_si512(x.lo_even));
-                    high = _mm512_dpbusd_epi32(high, odd, _mm512_loadu_si512(x.hi_odd));
-                    low = _mm512_dpbusd_epi32(low, odd, _mm512_loadu_si512(x.lo_odd));
-                    const __m512i whole = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
-                    sums[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole),
-                                                 _mm512_mul_ps(scale, _mm512_loadu_ps(x.scale)), sums[r][t]);
-                }
-            }
+    static constexpr int kData = 64, kScales = 4, kBlocks = 4;  // of a group
+
+    // Twice each code's value, plus 12; four times over, because a permutation of bytes looks at six bits.
+    __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    // Byte b of four scales goes to the top byte of the four lanes of block b; a shift makes it a float's exponent.
+    __m512i spread = _mm512_set_epi32(0x03808080, 0x03808080, 0x03808080, 0x03808080, 0x02808080, 0x02808080,
+                                      0x02808080, 0x02808080, 0x01808080, 0x01808080, 0x01808080, 0x01808080,
+                                      0x00808080, 0x00808080, 0x00808080, 0x00808080);
+
+    template <int T>
+    void group(const uint8_t* data, const uint8_t* scales, int g, const void* const* packed, __m512* sums) const {
+        const __m512i codes = _mm512_loadu_si512(data);
+        const __m512i even = _mm512_permutexvar_epi8(codes, table);
+        const __m512i odd = _mm512_permutexvar_epi8(_mm512_srli_epi16(codes, 4), table);
+        const __m512 scale =
+            _mm512_castsi512_ps(_mm512_srli_epi32(_mm512_shuffle_epi8(broadcast_dword(scales), spread), 1));
+        UNROLL for (int t = 0; t < T; ++t) {
+            const Mxfp4Group& x = ((const Mxfp4Group*)packed[t])[g];
+            __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), even, _mm512_loadu_si512(x.hi_even));
+            __m512i low = _mm512_dpbusd_epi32(_mm512_loadu_si512(x.correction), even, _mm512_loadu_si512(x.lo_even));
+            high = _mm512_dpbusd_epi32(high, odd, _mm512_loadu_si512(x.hi_odd));
+            low = _mm512_dpbusd_epi32(low, odd, _mm512_loadu_si512(x.lo_odd));
+            // low + 256 * high in one instruction: `high` fits 16 bits, being at most 8 * 24 * 127.
+            const __m512i whole = _mm512_dpwssd_epi32(low, high, _mm512_set1_epi32(256));
+            sums[t] = add_group(sums[t], whole, scale, x.scale);
         }
-        for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes((vf)sums[r][t]);
     }
 };
 
 struct Q8Format {
+    static constexpr int kData = 64, kScales = 4, kBlocks = 2;
+
+    __m512i flip = _mm512_set1_epi8((char)0x80);
+    // The low or high bf16 of a dword, as a float's upper half.
+    __m512i spread = _mm512_set_epi32(0x03028080, 0x03028080, 0x03028080, 0x03028080, 0x03028080, 0x03028080,
+                                      0x03028080, 0x03028080, 0x01008080, 0x01008080, 0x01008080, 0x01008080,
+                                      0x01008080, 0x01008080, 0x01008080, 0x01008080);
+
+    template <int T>
+    void group(const uint8_t* data, const uint8_t* scales, int g, const void* const* packed, __m512* sums) const {
+        const __m512i weights = _mm512_xor_si512(_mm512_loadu_si512(data), flip);  // + 128
+        const __m512 scale = _mm512_castsi512_ps(_mm512_shuffle_epi8(broadcast_dword(scales), spread));
+        UNROLL for (int t = 0; t < T; ++t) {
+            const Q8Group& x = ((const Q8Group*)packed[t])[g];
+            const __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights, _mm512_loadu_si512(x.hi));
+            const __m512i low =
+                _mm512_dpbusd_epi32(_mm512_loadu_si512(x.correction), weights, _mm512_loadu_si512(x.lo));
+            const __m512i whole = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+            sums[t] = add_group(sums[t], whole, scale, x.scale);
+        }
+    }
+};
+
+// R rows for T tokens of a format that comes in groups of blocks; a last group that is not whole is copied to be so.
+template <class Groups>
+struct BlockFormat {
     template <int R, int T>
     static void rows(const Rows& rows, int first, const void* const* packed, float* out, size_t ld) {
-        const uint8_t* row = rows.data + (size_t)first * rows.row_bytes;
-        const uint8_t* scale_row = rows.scales + (size_t)first * rows.scale_bytes;
-        const int blocks = rows.cols / kBlock;
-        const __m512i flip = _mm512_set1_epi8((char)0x80);
-        // The low or high bf16 of a dword, as a float's upper half.
-        const __m512i spread = _mm512_set_epi32(0x03028080, 0x03028080, 0x03028080, 0x03028080, 0x03028080, 0x03028080,
-                                                0x03028080, 0x03028080, 0x01008080, 0x01008080, 0x01008080, 0x01008080,
-                                                0x01008080, 0x01008080, 0x01008080, 0x01008080);
+        const Groups groups;
+        const uint8_t* data = rows.data + (size_t)first * rows.row_bytes;
+        const uint8_t* scales = rows.scales + (size_t)first * rows.scale_bytes;
+        const int blocks = rows.cols / kBlock, whole = blocks / Groups::kBlocks;
         __m512 sums[R][T];
-        for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) sums[r][t] = _mm512_setzero_ps();
-        for (int g = 0; g * 2 < blocks; ++g) {
-            const bool is_half = g * 2 + 1 == blocks;
-            for (int r = 0; r < R; ++r) {
-                const uint8_t* p = row + r * rows.row_bytes + (size_t)g * 64;
-                uint32_t bytes = 0;
-                memcpy(&bytes, scale_row + r * rows.scale_bytes + (size_t)g * 4, is_half ? 2 : 4);
-                _mm_prefetch((const char*)(p + R * rows.row_bytes), _MM_HINT_T0);
-                __m512i weights =
-                    is_half ? _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i*)p)) : _mm512_loadu_si512(p);
-                weights = _mm512_xor_si512(weights, flip);  // + 128
-                const __m512 scale =
-                    _mm512_castsi512_ps(_mm512_shuffle_epi8(_mm512_set1_epi32((int)bytes), spread));
-                for (int t = 0; t < T; ++t) {
-                    const Q8Group& x = ((const Q8Group*)packed[t])[g];
-                    const __m512i high =
-                        _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights, _mm512_loadu_si512(x.hi));
-                    const __m512i low =
-                        _mm512_dpbusd_epi32(_mm512_loadu_si512(x.correction), weights, _mm512_loadu_si512(x.lo));
-                    const __m512i whole = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
-                    sums[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole),
-                                                 _mm512_mul_ps(scale, _mm512_loadu_ps(x.scale)), sums[r][t]);
-                }
+        UNROLL for (int r = 0; r < R; ++r)
+            UNROLL for (int t = 0; t < T; ++t) sums[r][t] = _mm512_setzero_ps();
+        for (int g = 0; g < whole; ++g)
+            UNROLL for (int r = 0; r < R; ++r) {
+                const uint8_t* p = data + r * rows.row_bytes + (size_t)g * Groups::kData;
+                _mm_prefetch((const char*)(p + 2 * R * rows.row_bytes), _MM_HINT_T1);
+                groups.template group<T>(p, scales + r * rows.scale_bytes + (size_t)g * Groups::kScales, g, packed,
+                                         sums[r]);
             }
-        }
-        for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes((vf)sums[r][t]);
+        if (const int left = blocks - whole * Groups::kBlocks)
+            for (int r = 0; r < R; ++r) {
+                uint8_t last[Groups::kData] = {}, last_scales[Groups::kScales] = {};
+                memcpy(last, data + r * rows.row_bytes + (size_t)whole * Groups::kData,
+                       (size_t)left * Groups::kData / Groups::kBlocks);
+                memcpy(last_scales, scales + r * rows.scale_bytes + (size_t)whole * Groups::kScales,
+                       (size_t)left * Groups::kScales / Groups::kBlocks);
+                groups.template group<T>(last, last_scales, whole, packed, sums[r]);
+            }
+        UNROLL for (int r = 0; r < R; ++r)
+            UNROLL for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes((vf)sums[r][t]);
     }
 };
 
 void multiply(const Rows& rows, int first, int last, const void* const* packed, int num_tokens, float* out,
               size_t ld) {
     switch (rows.kind) {
-        case OSSIA_MXFP4: multiply_rows<Mxfp4Format>(rows, first, last, packed, num_tokens, out, ld); break;
-        case OSSIA_Q8: multiply_rows<Q8Format>(rows, first, last, packed, num_tokens, out, ld); break;
+        case OSSIA_MXFP4: multiply_rows<BlockFormat<Mxfp4Format>>(rows, first, last, packed, num_tokens, out, ld); break;
+        case OSSIA_Q8: multiply_rows<BlockFormat<Q8Format>>(rows, first, last, packed, num_tokens, out, ld); break;
         case OSSIA_BF16: multiply_rows<DenseFormat<Bfloat16>>(rows, first, last, packed, num_tokens, out, ld); break;
         default: multiply_rows<DenseFormat<Float32>>(rows, first, last, packed, num_tokens, out, ld);
     }

@@ -13,8 +13,9 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ COMMON_FLAGS = (
     "-Wno-psabi",
     "-Wno-ignored-attributes",
 )
-_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma")
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx512vbmi", "-mavx2", "-mfma")
 LEVEL_FLAGS: dict[str, tuple[str, ...]] = {
     # Within a level's unit some helpers stay unused, and gcc 12 takes its own intrinsics' placeholders for
     # uninitialised variables.
@@ -97,6 +98,17 @@ def build(folder: Path, *, sanitize: bool = False, compiler: Sequence[str] | Non
     except OSError as error:
         return BuildResult(None, f"cannot build in {folder} ({error})")
     return BuildResult(folder / LIBRARY_NAME, "built")
+
+
+@contextmanager
+def build_lock(folder: Path) -> Iterator[None]:
+    """Held by the one process that builds for this user."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "build.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _compile(command: list[str], scratch: Path, extra: tuple[str, ...]) -> Path:

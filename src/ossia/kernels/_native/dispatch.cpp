@@ -53,7 +53,7 @@ Features find_features() {
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
     found.avx2 = (state & 6) == 6 && (b >> 5 & 1) && has_fma;
     const bool foundation = (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1);  // F, DQ, BW, VL
-    found.avx512 = found.avx2 && (state & 0xe6) == 0xe6 && foundation && (c >> 11 & 1);        // VNNI
+    found.avx512 = found.avx2 && (state & 0xe6) == 0xe6 && foundation && (c >> 11 & 1) && (c >> 1 & 1);  // VNNI, VBMI
     const bool has_tiles = (d >> 22 & 1) && (d >> 24 & 1) && (d >> 25 & 1);  // AMX-BF16, TILE, INT8
     uint32_t a1 = 0;
     const bool has_bf16 = __get_cpuid_count(7, 1, &a1, &b, &c, &d) && (a1 >> 5 & 1);  // AVX512_BF16

@@ -10,7 +10,8 @@
 namespace ossia {
 namespace {
 
-constexpr int kTileColumns = 32;             // columns of a tile of weights
+constexpr int kTileColumns = 32;  // columns of a tile of weights
+constexpr int kStepsAtOnce = 6;   // tiles of columns staged at a time: 12 KiB for 32 rows
 constexpr size_t kTileBytes = 16 * 64;
 
 inline bool is_tiled(int kind) { return kind != OSSIA_F32; }
@@ -20,7 +21,7 @@ size_t amx_tile_bytes(int kind, int cols) {
 }
 
 size_t amx_stage_bytes(int kind, int cols) {
-    return is_tiled(kind) ? (size_t)kRowGroup * round_up(cols, 64) * 2 : f32_stage_bytes(kind, cols);
+    return is_tiled(kind) ? 2 * kStepsAtOnce * kTileBytes : f32_stage_bytes(kind, cols);
 }
 
 inline __m256i to_bf16(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
@@ -69,30 +70,26 @@ void amx_pack_tile(int kind, const float* const* x, int num_tokens, int cols, vo
 // Values of codes as bfloat16, times a power of two by adding to the exponent; zeros stay. Two blocks at a time: lanes
 // 0 to 15 use the first block's table, lanes 16 to 31 the second's.
 struct Mxfp4Decoder {
-    __m512i base, block_bit, nibble;
+    __m512i base, block_bit, nibble, spread;
 
     Mxfp4Decoder() {
         alignas(64) uint16_t values[32];
-        for (int i = 0; i < 32; ++i) values[i] = (uint16_t)(to_bits(kMxfp4Values[i & 15]) >> 16);
+        for (int i = 0; i < 32; ++i) {
+            uint32_t bits;
+            memcpy(&bits, &kMxfp4Values[i & 15], 4);
+            values[i] = (uint16_t)(bits >> 16);
+        }
         base = _mm512_load_si512(values);
         block_bit = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
         nibble = _mm512_set1_epi16(15);
+        spread = _mm512_inserti64x4(_mm512_set1_epi16(0x0100), _mm256_set1_epi16(0x0302), 1);
     }
 
-    static uint32_t to_bits(float x) {
-        uint32_t bits;
-        memcpy(&bits, &x, 4);
-        return bits;
-    }
-
-    void decode(const uint8_t* data, uint8_t scale0, uint8_t scale1, bool is_half, __m512i& even, __m512i& odd) const {
-        const __m512i shift = _mm512_inserti64x4(
-            _mm512_castsi256_si512(_mm256_set1_epi16((short)((scale0 - 127) * 128))),
-            _mm256_set1_epi16((short)((scale1 - 127) * 128)), 1);
+    // shifts: what to add to the exponents of the two blocks, in place.
+    void decode(__m256i bytes, const uint16_t* shifts, __m512i& even, __m512i& odd) const {
+        const __m512i pair = _mm512_broadcastd_epi32(_mm_loadu_si32(shifts));
         const __mmask32 nonzero = 0xfefefefe;
-        const __m512i table = _mm512_mask_add_epi16(base, nonzero, base, shift);
-        const __m256i bytes = is_half ? _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)data))
-                                      : _mm256_loadu_si256((const __m256i*)data);
+        const __m512i table = _mm512_mask_add_epi16(base, nonzero, base, _mm512_shuffle_epi8(pair, spread));
         const __m512i codes = _mm512_cvtepu8_epi16(bytes);
         // (codes & 15) | block_bit, in one instruction each
         const __m512i low = _mm512_ternarylogic_epi32(codes, nibble, block_bit, 0xea);
@@ -115,33 +112,45 @@ void stage_mxfp4_plain(const uint8_t* data, const uint8_t* scales, int blocks, u
     }
 }
 
-bool has_plain_scales(const uint8_t* scales, int blocks) {
-    for (int b = 0; b < blocks; ++b)
-        if (scales[b] < 2 || scales[b] > 252) return true;
-    return false;
+// Exponents of up to 32 blocks as steps of bfloat16; false if one of them leaves the range where adding is exact.
+bool make_shifts(const uint8_t* scales, int count, uint16_t* shifts) {
+    const __mmask32 mask = count >= 32 ? 0xffffffffu : (1u << count) - 1;
+    const __m512i wide = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, scales));
+    const __m512i centred = _mm512_sub_epi16(wide, _mm512_set1_epi16(127));
+    _mm512_storeu_si512(shifts, _mm512_slli_epi16(centred, 7));
+    return _mm512_mask_cmpgt_epi16_mask(mask, _mm512_abs_epi16(centred), _mm512_set1_epi16(125)) == 0;
 }
 
-// One row into its line of the tiles: line r of tile k is at out + k * kTileBytes, 64 bytes.
-void stage_row(const Rows& rows, int row, const Mxfp4Decoder& decoder, uint8_t* out) {
-    const uint8_t* data = rows.data + (size_t)row * rows.row_bytes;
-    const uint8_t* scales = rows.scales + (size_t)row * rows.scale_bytes;
-    const int blocks = rows.cols / kBlock;
-    const int padded = round_up(rows.cols, 64);
+void stage_mxfp4(const uint8_t* data, const uint8_t* scales, int blocks, const Mxfp4Decoder& decoder, uint8_t* out) {
+    uint16_t shifts[32];
+    if (!make_shifts(scales, blocks, shifts)) {
+        if (blocks % 2)
+            for (int half = 0; half < 2; ++half) memset(out + (size_t)(blocks - 1 + half) * kTileBytes, 0, 64);
+        stage_mxfp4_plain(data, scales, blocks, out);
+        return;
+    }
+    __m512i even, odd;
+    for (int b = 0; b < blocks; b += 2, data += 32, out += 2 * kTileBytes) {
+        if (b + 1 == blocks) {  // codes of the other half are zero, and so are their values
+            shifts[b + 1] = 0;
+            decoder.decode(_mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)data)), shifts + b, even, odd);
+        } else {
+            decoder.decode(_mm256_loadu_si256((const __m256i*)data), shifts + b, even, odd);
+        }
+        _mm512_store_si512(out, even);
+        _mm512_store_si512(out + kTileBytes, odd);
+    }
+}
+
+// Tiles [step, step + count) of a row, into its line of each: line r of tile k is at out + k * kTileBytes, 64 bytes.
+void stage_row(const Rows& rows, int row, int step, int count, const Mxfp4Decoder& decoder, uint8_t* out) {
+    const int first = step * kTileColumns;  // columns
+    const int columns = rows.cols - first < count * kTileColumns ? rows.cols - first : count * kTileColumns;
+    const uint8_t* data = rows.data + (size_t)row * rows.row_bytes + row_bytes_of(rows.kind, first);
+    const uint8_t* scales = rows.scales + (size_t)row * rows.scale_bytes + scale_bytes_of(rows.kind, first);
+    const int blocks = columns / kBlock;
     if (rows.kind == OSSIA_MXFP4) {
-        if (has_plain_scales(scales, blocks)) {
-            if (blocks % 2)
-                for (int half = 0; half < 2; ++half)
-                    memset(out + (size_t)(blocks / 2 * 2 + half) * kTileBytes, 0, 64);
-            stage_mxfp4_plain(data, scales, blocks, out);
-            return;
-        }
-        for (int b = 0; b < blocks; b += 2, out += 2 * kTileBytes) {
-            const bool is_half = b + 1 == blocks;
-            __m512i even, odd;
-            decoder.decode(data + 16 * (size_t)b, scales[b], is_half ? 127 : scales[b + 1], is_half, even, odd);
-            _mm512_store_si512(out, even);
-            _mm512_store_si512(out + kTileBytes, odd);
-        }
+        stage_mxfp4(data, scales, blocks, decoder, out);
     } else if (rows.kind == OSSIA_Q8) {
         for (int b = 0; b < blocks; ++b, out += kTileBytes) {
             uint16_t half;
@@ -155,29 +164,80 @@ void stage_row(const Rows& rows, int row, const Mxfp4Decoder& decoder, uint8_t* 
         }
         if (blocks % 2) memset(out, 0, 64);
     } else {
-        for (int c = 0; c < padded; c += kTileColumns, out += kTileBytes) {
-            const int left = rows.cols - c;
+        for (int c = 0; c < count * kTileColumns; c += kTileColumns, out += kTileBytes) {
+            const int left = columns - c;
             const __mmask32 mask = left >= 32 ? 0xffffffffu : left <= 0 ? 0 : (1u << left) - 1;
             _mm512_store_si512(out, _mm512_maskz_loadu_epi16(mask, data + 2 * (size_t)c));
         }
     }
 }
 
-// Tiles 0 to 3 are sums (two row groups by two token tiles), 4 and 5 weights, 6 and 7 activations.
+// Where 32 rows of weights lie: tiles of the upper and the lower 16, bytes from one tile to the next and from line to
+// line.
+struct Weights {
+    const uint8_t *upper, *lower;
+    size_t step, line;
+};
+
+// Asks for the next 32 rows' bytes of the same columns, a few lines at each step of a product: all at once they would
+// hold up the loads that are needed now.
+struct Prefetch {
+    const uint8_t* line;
+    size_t row_bytes, width;  // of a row, and of its part
+    int rows, lines_a_step;
+    size_t at = 0;
+
+    void step() {
+        for (int i = 0; i < lines_a_step && rows > 0; ++i) {
+            _mm_prefetch((const char*)(line + at), _MM_HINT_T1);
+            at += 64;
+            if (at >= width) {
+                at = 0;
+                line += row_bytes;
+                --rows;
+            }
+        }
+    }
+};
+
+Prefetch prefetch_next(const Rows& rows, int first, int step, int count, int num_tiles) {
+    Prefetch next;
+    const int column = step * kTileColumns;
+    next.line = rows.data + (size_t)(first + kRowGroup) * rows.row_bytes + row_bytes_of(rows.kind, column);
+    next.row_bytes = rows.row_bytes;
+    next.width = row_bytes_of(rows.kind, count * kTileColumns);
+    next.rows = kRowGroup;
+    const int lines = kRowGroup * (int)((next.width + 63) / 64), products = (num_tiles + 1) / 2 * count;
+    next.lines_a_step = (lines + products - 1) / products;
+    return next;
+}
+
+// Tiles 0 to 3 are sums (two row groups by one or two token tiles), 4 and 5 weights, 6 and 7 activations.
 template <int Tokens>
-void tile_product(const uint8_t* weights, size_t second, const uint8_t* x, size_t next_tile, int steps, float* c,
-                  size_t ld) {
-    _tile_zero(0);
-    _tile_zero(1);
-    if (Tokens == 2) {
-        _tile_zero(2);
-        _tile_zero(3);
+void tile_product(const Weights& weights, const uint8_t* x, size_t next_tile, int steps, bool is_first, float* c,
+                  size_t ld, Prefetch& prefetch) {
+    const size_t stride = ld * sizeof(float);
+    if (is_first) {
+        _tile_zero(0);
+        _tile_zero(1);
+        if (Tokens == 2) {
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+    } else {
+        _tile_loadd(0, c, stride);
+        _tile_loadd(1, c + 16 * ld, stride);
+        if (Tokens == 2) {
+            _tile_loadd(2, c + 16, stride);
+            _tile_loadd(3, c + 16 * ld + 16, stride);
+        }
     }
     for (int k = 0; k < steps; ++k) {
-        _tile_loadd(4, weights + k * kTileBytes, 64);
-        _tile_loadd(5, weights + second + k * kTileBytes, 64);
+        _tile_loadd(4, weights.upper + k * weights.step, weights.line);
         _tile_loadd(6, x + k * kTileBytes, 64);
+        _tile_loadd(5, weights.lower + k * weights.step, weights.line);
         _tile_dpbf16ps(0, 4, 6);
+        prefetch.step();
         _tile_dpbf16ps(1, 5, 6);
         if (Tokens == 2) {
             _tile_loadd(7, x + next_tile + k * kTileBytes, 64);
@@ -185,7 +245,6 @@ void tile_product(const uint8_t* weights, size_t second, const uint8_t* x, size_
             _tile_dpbf16ps(3, 5, 7);
         }
     }
-    const size_t stride = ld * sizeof(float);
     _tile_stored(0, c, stride);
     _tile_stored(1, c + 16 * ld, stride);
     if (Tokens == 2) {
@@ -194,7 +253,8 @@ void tile_product(const uint8_t* weights, size_t second, const uint8_t* x, size_
     }
 }
 
-// c must have room for 32 rows, whatever num_rows.
+// c must have room for 32 rows, whatever num_rows. Columns come in blocks whose weights stay in the first-level cache.
+// Whole groups of bfloat16 rows are used where they lie; others are staged.
 void amx_multiply_tiles(const Rows& rows, int first, int num_rows, const void* tiles, int num_tiles, void* stage,
                         float* c, size_t ld) {
     if (!is_tiled(rows.kind)) {
@@ -202,22 +262,32 @@ void amx_multiply_tiles(const Rows& rows, int first, int num_rows, const void* t
         return;
     }
     const int steps = round_up(rows.cols, 64) / kTileColumns;
-    const size_t half = (size_t)steps * kTileBytes;
-    const Mxfp4Decoder decoder;
-    for (int r = 0; r < kRowGroup; ++r) {
-        uint8_t* out = (uint8_t*)stage + r / 16 * half + r % 16 * 64;
-        if (r < num_rows)
-            stage_row(rows, first + r, decoder, out);
-        else
-            for (int k = 0; k < steps; ++k) memset(out + k * kTileBytes, 0, 64);
-    }
     const size_t next_tile = amx_tile_bytes(rows.kind, rows.cols);
-    const uint8_t* x = (const uint8_t*)tiles;
-    int tile = 0;
-    for (; tile + 2 <= num_tiles; tile += 2)
-        tile_product<2>((const uint8_t*)stage, half, x + tile * next_tile, next_tile, steps, c + tile * 16, ld);
-    if (tile < num_tiles)
-        tile_product<1>((const uint8_t*)stage, half, x + tile * next_tile, 0, steps, c + tile * 16, ld);
+    const Mxfp4Decoder decoder;
+    const bool is_direct = rows.kind == OSSIA_BF16 && rows.cols % 64 == 0 && num_rows == kRowGroup;
+    for (int step = 0; step < steps; step += kStepsAtOnce) {
+        const int count = steps - step < kStepsAtOnce ? steps - step : kStepsAtOnce;
+        Weights weights = {(const uint8_t*)stage, (const uint8_t*)stage + kStepsAtOnce * kTileBytes, kTileBytes, 64};
+        if (is_direct) {
+            const uint8_t* data = rows.data + (size_t)first * rows.row_bytes + (size_t)step * 64;
+            weights = {data, data + 16 * rows.row_bytes, 64, rows.row_bytes};
+        } else {
+            for (int r = 0; r < kRowGroup; ++r) {
+                uint8_t* out = (uint8_t*)stage + (size_t)(r / 16) * kStepsAtOnce * kTileBytes + r % 16 * 64;
+                if (r < num_rows)
+                    stage_row(rows, first + r, step, count, decoder, out);
+                else
+                    for (int k = 0; k < count; ++k) memset(out + k * kTileBytes, 0, 64);
+            }
+        }
+        const uint8_t* x = (const uint8_t*)tiles + (size_t)step * kTileBytes;
+        Prefetch prefetch = prefetch_next(rows, first, step, count, num_tiles);
+        int tile = 0;
+        for (; tile + 2 <= num_tiles; tile += 2)
+            tile_product<2>(weights, x + tile * next_tile, next_tile, count, step == 0, c + tile * 16, ld, prefetch);
+        if (tile < num_tiles)
+            tile_product<1>(weights, x + tile * next_tile, 0, count, step == 0, c + tile * 16, ld, prefetch);
+    }
 }
 
 void amx_begin() {

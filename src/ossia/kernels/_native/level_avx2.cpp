@@ -29,11 +29,11 @@ struct Mxfp4Format {
         const __m256i spread = _mm256_set_epi32((int)0x01808080, (int)0x01808080, (int)0x01808080, (int)0x01808080,
                                                 (int)0x00808080, (int)0x00808080, (int)0x00808080, (int)0x00808080);
         __m256 sums[R][T];
-        for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) sums[r][t] = _mm256_setzero_ps();
+        UNROLL for (int r = 0; r < R; ++r)
+            UNROLL for (int t = 0; t < T; ++t) sums[r][t] = _mm256_setzero_ps();
         for (int g = 0; g * 2 < blocks; ++g) {
             const bool is_half = g * 2 + 1 == blocks;
-            for (int r = 0; r < R; ++r) {
+            UNROLL for (int r = 0; r < R; ++r) {
                 const uint8_t* p = row + r * rows.row_bytes + (size_t)g * 32;
                 uint16_t bytes = 0;
                 memcpy(&bytes, scale_row + r * rows.scale_bytes + (size_t)g * 2, is_half ? 1 : 2);
@@ -44,7 +44,7 @@ struct Mxfp4Format {
                 const __m256i odd = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble));
                 const __m256 scale = _mm256_castsi256_ps(
                     _mm256_srli_epi32(_mm256_shuffle_epi8(_mm256_set1_epi32(bytes), spread), 1));
-                for (int t = 0; t < T; ++t) {
+                UNROLL for (int t = 0; t < T; ++t) {
                     const Mxfp4Group& x = ((const Mxfp4Group*)packed[t])[g];
                     const __m256i high =
                         _mm256_add_epi32(dot4(even, load_bytes(x.hi_even)), dot4(odd, load_bytes(x.hi_odd)));
@@ -57,8 +57,8 @@ struct Mxfp4Format {
                 }
             }
         }
-        for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes((vf)sums[r][t]);
+        UNROLL for (int r = 0; r < R; ++r)
+            UNROLL for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes((vf)sums[r][t]);
     }
 };
 
@@ -69,17 +69,17 @@ struct Q8Format {  // sizes of the weights times activations with the weights' s
         const uint8_t* scale_row = rows.scales + (size_t)first * rows.scale_bytes;
         const int blocks = rows.cols / kBlock;
         __m256 sums[R][T];
-        for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) sums[r][t] = _mm256_setzero_ps();
+        UNROLL for (int r = 0; r < R; ++r)
+            UNROLL for (int t = 0; t < T; ++t) sums[r][t] = _mm256_setzero_ps();
         for (int b = 0; b < blocks; ++b)
-            for (int r = 0; r < R; ++r) {
+            UNROLL for (int r = 0; r < R; ++r) {
                 const uint8_t* p = row + r * rows.row_bytes + (size_t)b * 32;
                 uint16_t half;
                 memcpy(&half, scale_row + r * rows.scale_bytes + (size_t)b * 2, 2);
                 _mm_prefetch((const char*)(p + R * rows.row_bytes), _MM_HINT_T0);
                 const __m256i weights = load_bytes(p), sizes = _mm256_abs_epi8(weights);
                 const __m256 scale = _mm256_set1_ps(widen_bf16(half));
-                for (int t = 0; t < T; ++t) {
+                UNROLL for (int t = 0; t < T; ++t) {
                     const Q8Group& x = ((const Q8Group*)packed[t])[b];
                     const __m256i high = dot4(sizes, _mm256_sign_epi8(load_bytes(x.hi), weights));
                     // lo may be -128, whose negative wraps: two products of 64 and 64 do not.
@@ -95,8 +95,8 @@ struct Q8Format {  // sizes of the weights times activations with the weights' s
                                                  _mm256_mul_ps(scale, _mm256_loadu_ps(x.scale)), sums[r][t]);
                 }
             }
-        for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes((vf)sums[r][t]);
+        UNROLL for (int r = 0; r < R; ++r)
+            UNROLL for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes((vf)sums[r][t]);
     }
 };
 

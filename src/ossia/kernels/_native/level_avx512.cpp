@@ -1,4 +1,4 @@
-// The level avx512: AVX-512 F, BW, DQ, VL and VNNI (Intel from Ice Lake, AMD from Zen 4).
+// The level avx512: AVX-512 F, BW, DQ, VL, VBMI and VNNI (Intel from Ice Lake, AMD from Zen 4).
 #if defined(__x86_64__)
 #include "avx512.h"
 

@@ -12,12 +12,12 @@ struct Mxfp4Format {
     template <int R, int T>
     static void rows(const Rows& rows, int first, const void* const* packed, float* out, size_t ld) {
         const int blocks = rows.cols / kBlock;
-        for (int r = 0; r < R; ++r) {
+        UNROLL for (int r = 0; r < R; ++r) {
             const uint8_t* data = rows.data + (size_t)(first + r) * rows.row_bytes;
             const uint8_t* scales = rows.scales + (size_t)(first + r) * rows.scale_bytes;
             float sums[T] = {};
             for (int b = 0; b < blocks; ++b)
-                for (int t = 0; t < T; ++t) {
+                UNROLL for (int t = 0; t < T; ++t) {
                     const Mxfp4Group& x = ((const Mxfp4Group*)packed[t])[b];
                     int whole = 0;
                     for (int i = 0; i < 16; ++i) {
@@ -27,7 +27,7 @@ struct Mxfp4Format {
                     }
                     sums[t] += (float)whole * (mxfp4_scale(scales[b]) * x.scale[0]);
                 }
-            for (int t = 0; t < T; ++t) out[t * ld + r] = sums[t];
+            UNROLL for (int t = 0; t < T; ++t) out[t * ld + r] = sums[t];
         }
     }
 };
@@ -36,14 +36,14 @@ struct Q8Format {
     template <int R, int T>
     static void rows(const Rows& rows, int first, const void* const* packed, float* out, size_t ld) {
         const int blocks = rows.cols / kBlock;
-        for (int r = 0; r < R; ++r) {
+        UNROLL for (int r = 0; r < R; ++r) {
             const int8_t* data = (const int8_t*)rows.data + (size_t)(first + r) * rows.row_bytes;
             const uint8_t* scales = rows.scales + (size_t)(first + r) * rows.scale_bytes;
             float sums[T] = {};
             for (int b = 0; b < blocks; ++b) {
                 uint16_t half;
                 memcpy(&half, scales + 2 * (size_t)b, 2);
-                for (int t = 0; t < T; ++t) {
+                UNROLL for (int t = 0; t < T; ++t) {
                     const Q8Group& x = ((const Q8Group*)packed[t])[b];
                     int whole = 0;
                     for (int i = 0; i < kBlock; ++i)
@@ -51,7 +51,7 @@ struct Q8Format {
                     sums[t] += (float)whole * (widen_bf16(half) * x.scale[0]);
                 }
             }
-            for (int t = 0; t < T; ++t) out[t * ld + r] = sums[t];
+            UNROLL for (int t = 0; t < T; ++t) out[t * ld + r] = sums[t];
         }
     }
 };

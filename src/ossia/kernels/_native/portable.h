@@ -9,6 +9,9 @@
 
 #include "kernels.h"
 
+// Loops over the rows and tokens of one step must be unrolled, or their sums live in memory and not in registers.
+#define UNROLL _Pragma("GCC unroll 8")
+
 namespace ossia {
 namespace {
 
@@ -226,30 +229,30 @@ struct DenseFormat {
         constexpr size_t kStep = 2 * W * Storage::kBytes;
         vf sums[R][T] = {};
         for (int g = 0; g < whole; ++g)
-            for (int r = 0; r < R; ++r) {
+            UNROLL for (int r = 0; r < R; ++r) {
                 vf a, b;
                 __builtin_prefetch(row + (r + R) * stride + g * kStep, 0, 2);
                 Storage::expand(row + r * stride + g * kStep, a, b);
-                for (int t = 0; t < T; ++t) {
+                UNROLL for (int t = 0; t < T; ++t) {
                     const float* x = (const float*)packed[t] + g * 2 * W;
                     sums[r][t] += a * load(x);
                     sums[r][t] += b * load(x + W);
                 }
             }
         if (const int left = rows.cols - whole * 2 * W)  // x is padded with zeros, the row is not
-            for (int r = 0; r < R; ++r) {
+            UNROLL for (int r = 0; r < R; ++r) {
                 uint8_t last[kStep] = {};
                 memcpy(last, row + r * stride + whole * kStep, left * Storage::kBytes);
                 vf a, b;
                 Storage::expand(last, a, b);
-                for (int t = 0; t < T; ++t) {
+                UNROLL for (int t = 0; t < T; ++t) {
                     const float* x = (const float*)packed[t] + whole * 2 * W;
                     sums[r][t] += a * load(x);
                     sums[r][t] += b * load(x + W);
                 }
             }
-        for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes(sums[r][t]);
+        UNROLL for (int r = 0; r < R; ++r)
+            UNROLL for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes(sums[r][t]);
     }
 };
 
@@ -500,18 +503,18 @@ inline void transpose(vf* rows) {
 template <int R, int V>
 inline void outer_product(const float* a, size_t lda, int depth, const float* b, size_t ldb, float* c, size_t ldc) {
     vf sums[R][V];
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) sums[r][v] = load(c + r * ldc + v * W);
+    UNROLL for (int r = 0; r < R; ++r)
+        UNROLL for (int v = 0; v < V; ++v) sums[r][v] = load(c + r * ldc + v * W);
     for (int k = 0; k < depth; ++k) {
         vf line[V];
-        for (int v = 0; v < V; ++v) line[v] = load(b + k * ldb + v * W);
-        for (int r = 0; r < R; ++r) {
+        UNROLL for (int v = 0; v < V; ++v) line[v] = load(b + k * ldb + v * W);
+        UNROLL for (int r = 0; r < R; ++r) {
             const float factor = a[r * lda + k];
-            for (int v = 0; v < V; ++v) sums[r][v] += factor * line[v];
+            UNROLL for (int v = 0; v < V; ++v) sums[r][v] += factor * line[v];
         }
     }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) store(c + r * ldc + v * W, sums[r][v]);
+    UNROLL for (int r = 0; r < R; ++r)
+        UNROLL for (int v = 0; v < V; ++v) store(c + r * ldc + v * W, sums[r][v]);
 }
 
 // The same for any number of rows, and of columns that is a multiple of W.
@@ -617,7 +620,7 @@ void attention(const AttentionTask& task) {
     float* denominators = largest + R;
     const float scale = 1.0f / sqrtf((float)C);
     int64_t from = INT64_MAX, to = 0;
-    for (int r = 0; r < R; ++r) {
+    UNROLL for (int r = 0; r < R; ++r) {
         const int64_t position = task.row_positions[r];
         const int64_t first = task.window > 0 && position >= task.window ? position - task.window + 1 : 0;
         from = first < from ? first : from;
@@ -631,12 +634,12 @@ void attention(const AttentionTask& task) {
         load_block(task, base, from, to, keys, values, lines);
         memset(scores, 0, (size_t)R * kKeyBlock * sizeof(float));
         add_product(queries, wide, R, C, keys, kKeyBlock, kKeyBlock, scores, kKeyBlock);
-        for (int r = 0; r < R; ++r)
+        UNROLL for (int r = 0; r < R; ++r)
             add_scores(scores + (size_t)r * kKeyBlock, base, task.row_positions[r], task.window, largest[r],
                        denominators[r], sums + (size_t)r * wide, wide);
         add_product(scores, kKeyBlock, R, kKeyBlock, values, wide, wide, sums, wide);
     }
-    for (int r = 0; r < R; ++r)
+    UNROLL for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c) task.out[(size_t)r * C + c] = sums[(size_t)r * wide + c] / denominators[r];
 }
 
