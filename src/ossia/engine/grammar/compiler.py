@@ -10,10 +10,10 @@ from llguidance import LLMatcher
 
 from ossia.core.errors import InvalidInputError
 from ossia.engine.constraint import TurnConstraint
-from ossia.engine.grammar.harmony_grammar import first_ids_of_results, pack_grammar, write_turn_grammar
+from ossia.engine.grammar.harmony_grammar import first_ids_of_results, write_turn_grammar
 from ossia.engine.grammar.limits import limits_for
 from ossia.engine.grammar.matcher import Matcher, MatcherRules, mask_width
-from ossia.engine.grammar.output_grammar import tidy_message, write_output_grammar
+from ossia.engine.grammar.output_grammar import pack_grammar, tidy_message, write_output_grammar
 from ossia.engine.grammar.vocabulary import build_token_trie
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class GrammarCompiler:
                 and `param` which part of the request it came from.
         """
         compiled = self._get(constraint)
-        return Matcher(compiled.inner.deep_copy(), compiled.rules)
+        return Matcher(compiled.inner, compiled.rules, on_error=lambda: self._forget(constraint))
 
     def notes(self, constraint: Constraint) -> tuple[str, ...]:
         """What is not enforced of a constraint whose tools are not strict. Raises as `compile`."""
@@ -79,6 +79,11 @@ class GrammarCompiler:
                 self._cache.popitem(last=False)
         return compiled
 
+    def _forget(self, constraint: Constraint) -> None:
+        """Drops a grammar with which something broke: its copies share parts of the library's lexer."""
+        with self._lock:
+            self._cache.pop(constraint, None)
+
     def _compile(self, constraint: Constraint) -> _Compiled:
         tokenizer, limits = self._tokenizer, limits_for(constraint)
         rules = MatcherRules(tokenizer.vocab_size, (tokenizer.endoftext,), tokenizer.start, frozenset())
@@ -89,7 +94,7 @@ class GrammarCompiler:
         else:
             piece = write_output_grammar(constraint, name="output", param="constraint", limits=limits)
             sides = [(piece.side_name, piece.side_grammar)] if piece.side_name and piece.side_grammar else []
-            text, notes = pack_grammar(f"%llguidance {{}}\nstart: {piece.body}\n", sides), piece.notes
+            text, notes = pack_grammar([f"start: {piece.body}"], sides), piece.notes
             rules = rules._replace(end_ids=(tokenizer.endoftext, tokenizer.return_))
         inner = LLMatcher(self._trie, text, log_level=0, limits=limits)
         inner.compute_bitmask()  # a grammar too wide for its very first token is told of here, and later masks are warm

@@ -13,13 +13,12 @@ was trained on; what stands in a body may be cut into tokens in any way. An answ
 
 from __future__ import annotations
 
-import json
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from ossia.core.errors import InvalidInputError
 from ossia.engine.constraint import CONSTRAINED_JSON, JsonObject, JsonSchema, Reasoning, ToolChoice, ToolGrammar
-from ossia.engine.grammar.output_grammar import FREE_TEXT, write_output_grammar
+from ossia.engine.grammar.output_grammar import FREE_TEXT, pack_grammar, write_output_grammar
 from ossia.harmony.header import Opening, interpret_header
 from ossia.harmony.message import Channel, Role
 from ossia.harmony.token_reader import token_reader
@@ -27,8 +26,6 @@ from ossia.harmony.tool_match import ToolNames
 from ossia.harmony.vocab import ControlToken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from llguidance import LLParserLimits
 
     from ossia.engine.constraint import OutputGrammar, TurnConstraint
@@ -56,12 +53,6 @@ def write_turn_grammar(constraint: TurnConstraint, *, tokenizer: Tokenizer, limi
     return _TurnWriter(constraint, tokenizer, limits).write()
 
 
-def pack_grammar(lark: str, side_grammars: Iterable[tuple[str, str]]) -> str:
-    """Joins a main grammar and those that it refers to by name."""
-    sides = [{"name": name, "lark_grammar": text} for name, text in side_grammars]
-    return json.dumps({"grammars": [{"lark_grammar": lark}, *sides]}) if sides else lark
-
-
 def first_ids_of_results(constraint: TurnConstraint, *, tokenizer: Tokenizer) -> frozenset[int]:
     """Tokens that open a tool's message: behind `<|start|>` they say that the model waits for results."""
     return frozenset(tokenizer.encode(tool.recipient)[0] for tool in constraint.callable_tools)
@@ -87,8 +78,7 @@ class _TurnWriter:
         self._add_calls()
         if constraint.tool_choice is not ToolChoice.REQUIRED:
             self._add_answer()
-        lark = "%llguidance {}\n" + "\n".join(self._rules) + "\n"
-        return GrammarText(pack_grammar(lark, self._sides), tuple(self._notes))
+        return GrammarText(pack_grammar(self._rules, self._sides), tuple(self._notes))
 
     def _turn(self) -> str:
         constraint = self._constraint

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from llguidance import LLExecutor, LLMatcher
 
+from ossia.engine.grammar.output_grammar import tidy_message
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -44,12 +46,22 @@ class Matcher:
         error: why it broke, as when the grammar grew too complex for its limits; None while all is well.
     """
 
-    def __init__(self, inner: LLMatcher, rules: MatcherRules) -> None:
-        self._inner = inner
+    def __init__(self, beginning: LLMatcher, rules: MatcherRules, *, on_error: Callable[[], None]) -> None:
+        """Starts an output.
+
+        Args:
+            beginning: the compiled grammar, which stays as it is.
+            rules: see there.
+            on_error: called when it breaks.
+        """
+        self._beginning = beginning
+        self._inner = beginning.deep_copy()
         self._rules = rules
+        self._on_error = on_error
         self._ids: list[int] = []
         self._has_ended = False  # by an end id
-        self.error: str | None = inner.get_error() if inner.is_error() else None
+        self.error: str | None = None
+        self._note_error()
 
     @property
     def num_tokens(self) -> int:
@@ -100,21 +112,25 @@ class Matcher:
         return True
 
     def rollback(self, num_tokens: int) -> None:
-        """Takes back the last tokens."""
+        """Takes back the last tokens. It reads the others again, so for drafts use a fork."""
         if not 0 <= num_tokens <= len(self._ids):
             raise ValueError(f"{num_tokens} tokens to take back, but there are {len(self._ids)}")
         if not num_tokens:
             return
+        # The library's own way back counts the bytes of a header's tokens wrongly in some states (1.9.1).
         del self._ids[len(self._ids) - num_tokens :]
-        if self._has_ended:
-            self._has_ended = False
-            num_tokens -= 1
-        if num_tokens and not self._inner.rollback(num_tokens):
-            self._note_error()
+        self._has_ended = False
+        self._inner = self._beginning.deep_copy()
+        self._inner.try_consume_tokens(self._ids)
+        self._note_error()
 
     def fork(self) -> Matcher:
-        """A second matcher in the same state; the two go on apart."""
-        other = Matcher(self._inner.deep_copy(), self._rules)
+        """A second matcher in the same state; the two go on apart (some microseconds)."""
+        other = object.__new__(Matcher)
+        other._beginning = self._beginning
+        other._inner = self._inner.deep_copy()
+        other._rules = self._rules
+        other._on_error = self._on_error
         other._ids = list(self._ids)
         other._has_ended = self._has_ended
         other.error = self.error
@@ -122,19 +138,29 @@ class Matcher:
 
     def count_allowed(self, token_ids: Sequence[int]) -> int:
         """How many of these tokens may follow one after the other. Changes nothing."""
-        count = 0
-        for token_id in token_ids:
-            if not self.advance(token_id):
-                break
-            count += 1
-        self.rollback(count)
-        return count
+        ahead = self.fork()
+        for count, token_id in enumerate(token_ids):
+            if not ahead.advance(token_id):
+                return count
+        return len(token_ids)
 
-    def forced_tokens(self) -> list[int]:
-        """Tokens that must come next, as a tokenizer would cut them; empty where there is a choice."""
-        if not self._can_go_on() or self._inner.is_accepting():
-            return []
-        return self._inner.compute_ff_tokens()
+    def forced_tokens(self, *, limit: int = 32) -> list[int]:
+        """Tokens that must come next, as each is the only one allowed at its place; empty where there is a choice."""
+        row = np.empty(mask_width(self._rules.vocab_size), np.int32)
+        forced: list[int] = []
+        ahead = self
+        while len(forced) < limit and ahead._can_go_on():
+            ahead.fill_mask(row)
+            words = np.flatnonzero(row)
+            if len(words) != 1:
+                break
+            word = int(row.view(np.uint32)[words[0]])
+            if ahead.error is not None or word & (word - 1):
+                break
+            forced.append(int(words[0]) * 32 + word.bit_length() - 1)
+            ahead = self.fork() if ahead is self else ahead
+            ahead.advance(forced[-1])
+        return forced
 
     def _can_go_on(self) -> bool:
         return self.error is None and not self._has_ended and not self._inner.is_stopped()
@@ -157,8 +183,9 @@ class Matcher:
         row.view(np.uint32)[end_id >> 5] = np.uint32(1 << (end_id & 31))
 
     def _note_error(self) -> None:
-        if self._inner.is_error():
-            self.error = self._inner.get_error()
+        if self._inner.is_error() and self.error is None:
+            self.error = tidy_message(self._inner.get_error())
+            self._on_error()
 
 
 class MaskRequest(NamedTuple):
@@ -188,26 +215,29 @@ class MaskFiller:
         A request takes 1 + len(drafts) rows; the k-th of them says what may follow k drafts, or allows the end id
         alone where those drafts are not allowed. The matchers stay where they are.
         """
-        plain: list[tuple[LLMatcher, int]] = []
-        drafted: list[tuple[LLMatcher, int, list[int]]] = []
-        waiting: list[MaskRequest] = []
+        waiting: list[tuple[Matcher, int]] = []
         for request in requests:
             matcher = request.matcher
-            is_live = matcher._can_go_on()
-            for row in range(request.row + is_live, request.row + 1 + len(request.drafts)):
-                matcher._close_mask(masks[row])
-            if not is_live:
-                continue
-            waiting.append(request)
-            if request.drafts:
-                drafted.append((matcher._inner, request.row, list(request.drafts)))
-            else:
-                plain.append((matcher._inner, request.row))
-        address, width, num_rows = masks.ctypes.data, masks.shape[1] * masks.itemsize, masks.shape[0]
-        if plain:
-            self._executor.unsafe_compute_mask_ptr(plain, address, width, num_rows)
-        if drafted:
-            self._executor.unsafe_compute_mask_ptr_with_draft_token(drafted, address, width, num_rows)
-        for request in waiting:
             for row in range(request.row, request.row + 1 + len(request.drafts)):
-                request.matcher._finish_mask(masks[row])
+                if not matcher._can_go_on():
+                    matcher._close_mask(masks[row])
+                    continue
+                waiting.append((matcher, row))
+                place = row - request.row
+                if place < len(request.drafts):
+                    ahead = matcher.fork()
+                    if ahead.advance(request.drafts[place]):
+                        matcher = ahead
+                    else:
+                        for rest in range(row + 1, request.row + 1 + len(request.drafts)):
+                            matcher._close_mask(masks[rest])
+                        break
+        if waiting:
+            self._executor.unsafe_compute_mask_ptr(
+                [(matcher._inner, row) for matcher, row in waiting],
+                masks.ctypes.data,
+                masks.shape[1] * masks.itemsize,
+                masks.shape[0],
+            )
+        for matcher, row in waiting:
+            matcher._finish_mask(masks[row])

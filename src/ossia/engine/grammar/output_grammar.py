@@ -14,7 +14,7 @@ from ossia.engine.grammar.limits import MAX_GRAMMAR_BYTES
 from ossia.engine.grammar.schema_check import ENFORCED, prepare_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 FREE_TEXT = "/(?s:.*)/"
 """All UTF-8; special tokens are no text."""
@@ -90,6 +90,17 @@ def write_output_grammar(
     if message is not None:
         raise InvalidInputError(f"{_KINDS[type(grammar)]}; it was refused with: {message}", param=param)
     return piece
+
+
+def pack_grammar(rules: Sequence[str], side_grammars: Iterable[tuple[str, str]]) -> str:
+    """Joins the rules of a main grammar and the grammars, by name, that they refer to.
+
+    The library's forcing is off: it would have text that can only be spelled in one way be cut in one way, too, and
+    its copies of ordinary tokens in headers do not survive it.
+    """
+    lark = "\n".join(['%llguidance {"no_forcing": true}', *rules, ""])
+    sides = [{"name": name, "lark_grammar": text} for name, text in side_grammars]
+    return json.dumps({"grammars": [{"lark_grammar": lark}, *sides]}) if sides else lark
 
 
 def tidy_message(message: str) -> str:

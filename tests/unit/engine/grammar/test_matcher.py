@@ -20,7 +20,7 @@ def walk(grammars: Any, matcher: Any, rng: np.random.Generator, num_tokens: int)
     taken: list[int] = []
     while len(taken) < num_tokens and not matcher.is_finished:
         taken.append(int(rng.choice(sorted(grammars.allowed(matcher)))))
-        assert matcher.advance(taken[-1]), "the mask allowed what the matcher refuses"
+        assert matcher.advance(taken[-1]), f"the mask allowed what the matcher refuses: {matcher.error}"
     return taken
 
 
