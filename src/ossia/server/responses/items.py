@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeGuard, cast
 
 from openai.types.responses import (
     ResponseCustomToolCall,
@@ -33,7 +33,8 @@ _ROLES = {"user": Role.USER, "system": Role.SYSTEM, "developer": Role.DEVELOPER,
 _CALLS = frozenset({"function_call", "custom_tool_call"})
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
 MAX_ITEMS = 10_000
-MAX_CALL_ID = 200
+MAX_NAME = 200
+MAX_ID = 80
 
 
 class Item(NamedTuple):
@@ -280,18 +281,23 @@ def _recipient_of(body: JsonObject) -> str:
 
 
 def _check_call_id(call_id: object, *, at: str) -> str:
-    if not isinstance(call_id, str) or not 0 < len(call_id) <= MAX_CALL_ID:
+    if not is_name(call_id):
         raise ApiError(
-            f"{at}.call_id must be text of 1 to {MAX_CALL_ID} characters",
+            f"{at}.call_id must be text of 1 to {MAX_NAME} printable characters",
             code="missing_required_parameter" if call_id is None else "invalid_value",
             param=f"{at}.call_id",
         )
     return call_id
 
 
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether a client's value can name a call or an item; databases take no control characters."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()
+
+
 def _id_of(data: JsonObject) -> str | None:
     value = data.get("id")
-    return value if isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable() else None
+    return value if is_name(value) and len(value) <= MAX_ID else None
 
 
 def _without_nulls(data: JsonObject) -> JsonObject:

@@ -10,7 +10,7 @@ from ossia.harmony.message import Conversation, Message
 from ossia.server.conversation.prompt import build_conversation, drop_oldest_turn
 from ossia.server.errors import ApiError, not_found
 from ossia.server.replay import Said
-from ossia.server.responses.items import Item, ItemReader, Memory, normalise
+from ossia.server.responses.items import Item, ItemReader, Memory, is_name, normalise
 from ossia.server.responses.params import PromptParams, read_params
 from ossia.server.responses.schema import JsonObject, PromptBody
 
@@ -70,9 +70,9 @@ class Prompter:
     async def memory(self, given: Sequence[JsonObject], *, owner: str) -> Memory:
         """What is known of items that come back: from memory, and for what is not there, from the database."""
         replay = self._context.replay
-        names = {str(data[key]) for data in given for key in ("id", "call_id") if isinstance(data.get(key), str)}
+        names = {name for data in given for key in ("id", "call_id") if is_name(name := data.get(key))}
         missing = [name for name in names if replay.find(owner, name) is None]
-        references = [str(data["id"]) for data in given if data["type"] == "item_reference" and "id" in data]
+        references = [name for data in given if data["type"] == "item_reference" and is_name(name := data.get("id"))]
         calls: Mapping[str, Said] = {}
         stored: Mapping[str, Item] = {}
         if missing or references:

@@ -1,0 +1,100 @@
+"""200 random conversations: streamed and at once they are the same object, and every event is well formed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from typing import Any
+
+import pydantic
+from openai.types.responses import Response, ResponseStreamEvent
+
+EVENT: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponseStreamEvent)
+NUM_CONVERSATIONS = 200
+WORDS = ["yes", "no", "perhaps", "snø", "日本", "\U0001f600", "\n", '"', "\\", "{", "}", "<|end|>", "data:", "event:"]
+TOOLS = [
+    {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False},
+    {"type": "custom", "name": "g"},
+]
+
+
+def words(rng: random.Random) -> str:
+    return " ".join(rng.choice(WORDS[:-3]) for _ in range(rng.randint(0, 6)))
+
+
+def random_script(rng: random.Random) -> str:
+    """A turn as models write them, and sometimes as they should not."""
+    parts = [f"<|channel|>analysis<|message|>{words(rng)}<|end|>" for _ in range(rng.randint(0, 2))]
+    if rng.random() < 0.3:
+        parts.append(f"<|channel|>commentary<|message|>{words(rng)}<|end|>")
+    for _ in range(rng.choice([0, 0, 1, 2])):
+        name = rng.choice(["functions.f", "custom.g", "functions.unknown", "python"])
+        body = rng.choice(['{"a":1}', "", "not json", words(rng)])
+        parts.append(f"<|channel|>commentary to={name}<|message|>{body}{rng.choice(['<|call|>', '<|end|>'])}")
+    if rng.random() < 0.7:
+        parts.append(f"<|channel|>final<|message|>{words(rng)}<|return|>")
+    if rng.random() < 0.1:
+        parts.append("user<|message|>made up<|end|>")
+    return "<|start|>assistant".join(parts) or "<|return|>"
+
+
+def without_names(response: dict[str, Any]) -> dict[str, Any]:
+    data = {**response, "id": "", "created_at": 0, "completed_at": 0}
+    data["output"] = [{**item, "id": "", **({"call_id": ""} if "call_id" in item else {})} for item in data["output"]]
+    return data
+
+
+def read_events(text: str) -> list[dict[str, Any]]:
+    return [json.loads(block.split("\n", 1)[1].removeprefix("data: ")) for block in text.strip().split("\n\n")]
+
+
+def replay(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The output as a client puts it together from deltas and done events."""
+    items: dict[int, dict[str, Any]] = {}
+    texts: dict[int, str] = {}
+    for event in events:
+        kind = event["type"]
+        if kind == "response.output_item.added":
+            assert event["output_index"] == len(items)
+            items[event["output_index"]] = event["item"]
+            texts[event["output_index"]] = ""
+        elif kind.endswith(".delta"):
+            texts[event["output_index"]] += event["delta"]
+        elif kind.endswith(("_text.done", "_arguments.done", "_input.done")):
+            text = event.get("text", event.get("arguments", event.get("input")))
+            assert texts[event["output_index"]] == text
+        elif kind == "response.output_item.done":
+            items[event["output_index"]] = event["item"]
+    return list(items.values())
+
+
+def test_streamed_and_whole_responses_agree(make_server, client_for):
+    rng = random.Random(20_261_124)
+    script = {"text": ""}
+    app = make_server(lambda _: script["text"])
+
+    async def run() -> None:
+        async with client_for(app) as client:
+            for _ in range(NUM_CONVERSATIONS):
+                script["text"] = random_script(rng)
+                app.state.context.engine.tokens_per_event = rng.randint(1, 4)
+                body: dict[str, Any] = {"input": words(rng) or "x", "tools": rng.choice([[], TOOLS])}
+                if rng.random() < 0.3:
+                    body["max_output_tokens"] = rng.randint(1, 20)
+                if rng.random() < 0.2:
+                    body["top_logprobs"] = rng.randint(0, 3)
+                body["parallel_tool_calls"] = rng.random() < 0.8
+                once = (await client.post("/v1/responses", json=body)).json()
+                Response.model_validate(once)
+                events = read_events((await client.post("/v1/responses", json={**body, "stream": True})).text)
+                for event in events:
+                    EVENT.validate_python(event)
+                assert [event["sequence_number"] for event in events] == list(range(len(events)))
+                ends = ("response.completed", "response.incomplete", "response.failed")
+                assert [event["type"] in ends for event in events] == [False] * (len(events) - 1) + [True]
+                assert without_names(events[-1]["response"]) == without_names(once), script["text"]
+                assert replay(events) == events[-1]["response"]["output"]
+                assert not app.state.context.engine.open
+
+    asyncio.run(run())
