@@ -10,12 +10,16 @@ from ossia.core.errors import InvalidInputError
 from ossia.engine.blocks import BlockManager
 from ossia.engine.engine import Engine
 from ossia.engine.kv_cache import DEFAULT_PAGE_SIZE, PagedKVCache, has_full_layers, has_sliding_layers
-from ossia.engine.runner import TorchRunner, choose_page_count
+from ossia.engine.native_runner import CACHE_DTYPES, NativeRunner
+from ossia.engine.runner import Runner, TorchRunner, choose_page_count
 from ossia.engine.scheduler import Scheduler, SchedulerConfig
 from ossia.engine.speculate import LookupConfig, PromptLookup
+from ossia.kernels import native
 from ossia.model.loading import LoadedModel
+from ossia.model.transformer import Transformer
 
 KV_DTYPES = ("auto", "fp8")
+CPU_QUANT = ("none", "q8")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +38,7 @@ class EngineConfig:
             bfloat16, at some loss of accuracy.
         has_prefix_cache: keep the pages of what was computed, for requests that begin alike.
         num_drafts: draft so many tokens by prompt lookup at most; 0 for none.
+        cpu_quant: "q8" keeps attention's projections and lm_head in 8 bits, for the C++ kernels on a CPU.
     """
 
     max_num_seqs: int = 64
@@ -46,10 +51,13 @@ class EngineConfig:
     kv_dtype: str = "auto"
     has_prefix_cache: bool = True
     num_drafts: int = 0
+    cpu_quant: str = "none"
 
     def __post_init__(self) -> None:
-        if self.kv_dtype not in KV_DTYPES:
-            raise InvalidInputError(f"kv_dtype is {self.kv_dtype!r}; allowed: {', '.join(KV_DTYPES)}", param="kv_dtype")
+        for name, allowed in (("kv_dtype", KV_DTYPES), ("cpu_quant", CPU_QUANT)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InvalidInputError(f"{name} is {value!r}; allowed: {', '.join(allowed)}", param=name)
         if not 0 <= self.num_drafts <= 64:
             raise InvalidInputError(f"num_drafts is {self.num_drafts}; allowed: 0 to 64", param="num_drafts")
 
@@ -96,7 +104,7 @@ def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None, has
         max_drafts=config.num_drafts,
     )
     return Engine(
-        TorchRunner(model, cache=cache),
+        make_runner(model, cache=cache, cpu_quant=config.cpu_quant),
         scheduler=Scheduler(limits, blocks=blocks),
         tokenizer=loaded.tokenizer,
         stop_ids=loaded.stop_ids,
@@ -104,3 +112,22 @@ def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None, has
         has_overlap=weight.device.type == "cuda" if has_overlap is None else has_overlap,
         device=weight.device,
     )
+
+
+def make_runner(model: Transformer, *, cache: PagedKVCache, cpu_quant: str = "none") -> Runner:
+    """The fastest runner for where the model lies: the C++ kernels on a CPU that has them, else plain torch.
+
+    Raises:
+        InvalidInputError: 8-bit weights are wanted where the C++ kernels cannot run.
+    """
+    weight = model.norm.weight
+    is_native = weight.device.type == "cpu" and native.is_available() and cache.dtype in CACHE_DTYPES
+    if is_native:
+        return NativeRunner(model, cache=cache, quantize=None if cpu_quant == "none" else cpu_quant)
+    if cpu_quant != "none":
+        raise InvalidInputError(
+            f"cpu_quant is {cpu_quant!r}, which needs the C++ kernels of the CPU ({native.info().reason}) and a cache "
+            "that is not fp8; use cpu_quant 'none'",
+            param="cpu_quant",
+        )
+    return TorchRunner(model, cache=cache)

@@ -40,7 +40,7 @@ class OutputEvent(NamedTuple):
     """
 
     request_id: str
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # nobody looks things up in an event
     token_ids: tuple[int, ...] = ()
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] | None = None

@@ -107,7 +107,7 @@ class SamplingParams:
                 f"min_tokens is {self.min_tokens} and max_tokens {self.max_tokens}; min_tokens must not be above it",
                 param="min_tokens",
             )
-        are_texts = not isinstance(self.stop, str) and all(isinstance(s, str) and s for s in self.stop)
+        are_texts = not isinstance(self.stop, str) and all(self.stop)
         _require(self.stop, "stop", are_texts and len(self.stop) <= MAX_STOPS, f"up to {MAX_STOPS} texts, none empty")
         for token in self.stop_ids or ():
             _require(token, "stop_ids", _is_int(token) and token >= 0, "token ids")
@@ -144,7 +144,7 @@ class Request:
     cache_salt: str = ""
 
     def __post_init__(self) -> None:
-        _require(self.id, "id", isinstance(self.id, str) and bool(self.id), "a text that is not empty")
+        _require(self.id, "id", bool(self.id), "a text that is not empty")
         if not self.prompt_ids:
             raise InvalidInputError("the prompt is empty; give at least one token", param="prompt_ids")
         _require(self.priority, "priority", _is_int(self.priority) and abs(self.priority) <= 100, "from -100 to 100")

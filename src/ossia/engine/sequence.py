@@ -31,8 +31,8 @@ class Sequence:
         max_length: prompt and output together never get longer.
         token_ids: prompt, then output.
         num_computed: see above.
-        num_in_flight: tokens that launched steps sample and that are not known yet, a step with drafts counting for one.
-            At most 1 when a step is planned, so 2 between the launch of a step and the commit of the one before.
+        num_in_flight: tokens that launched steps sample and that are not known yet, a step with drafts counting for
+            one. At most 1 when a step is planned, so 2 between the launch of a step and the commit of the one before.
         num_pending: launched steps that are not committed, prompt chunks among them.
         num_cached: prompt tokens that the prefix cache spared, at the first admission.
         full_pages: page of each block, for the layers with full attention.

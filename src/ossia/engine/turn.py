@@ -25,8 +25,8 @@ class Usage(NamedTuple):
         num_prompt: what the model was given.
         num_cached: those of them that the prefix cache spared.
         num_output: what it wrote, control tokens and stop token included.
-        num_reasoning: those of them in the analysis channel, from `<|message|>` to `<|end|>`: a header tells its channel
-            only when it is over.
+        num_reasoning: those of them in the analysis channel, from `<|message|>` to `<|end|>`: a header tells its
+            channel only when it is over.
     """
 
     num_prompt: int

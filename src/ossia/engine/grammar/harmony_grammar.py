@@ -133,7 +133,8 @@ class _TurnWriter:
         first_ids = first_ids_of_results(self._constraint, tokenizer=self._tokenizer)
         results = " | ".join(f"<[{token_id}]>" for token_id in sorted(first_ids))
         self._add("results", [f"{self._ids(ControlToken.START)} ({results})"])
-        self._add("calls", [f"call (open call){{0,{count - 2}}} (results | open call)?"])
+        middle = f"(open call){{0,{count - 2}}}" if count > 2 else ""
+        self._add("calls", [f"call {middle} (results | open call)?"])
 
     def _add_body(self, rule: str, grammar: OutputGrammar, *, param: str, is_strict: bool = True) -> None:
         piece = write_output_grammar(

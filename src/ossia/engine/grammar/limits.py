@@ -14,27 +14,29 @@ if TYPE_CHECKING:
 MAX_GRAMMAR_BYTES = 512 * 1024
 """Of one schema, regular expression or Lark grammar."""
 
-MAX_OPTIONAL_PROPERTIES = 2_000
-"""Of one object: each costs four of the parser's items wherever a key may stand."""
-
 
 def limits_for(constraint: Constraint) -> LLParserLimits:
     """Limits of the library: in fuel and items, so that the same grammar always meets them at the same place.
 
     Measured on one core with o200k's vocabulary: the widest JSON Schema within them takes about a second to compile
-    and 20 ms a mask, the worst regular expression 5 ms a mask. An ambiguous Lark grammar costs far more an item (a
-    second a mask at a JSON Schema's limits), so such grammars get fewer, which keeps them near 50 ms.
+    and 20 ms a mask, the worst regular expression 5 ms a mask. An ambiguous Lark grammar costs far more an item (two
+    seconds a mask at a JSON Schema's limits), so with one the limits are lower, which keeps it near 25 ms.
     """
     is_wary = any(isinstance(grammar, Lark) for grammar in _grammars(constraint))
     return LLParserLimits(
-        max_items_in_row=2_000 if is_wary else 10_000,
-        step_max_items=5_000 if is_wary else 50_000,
+        max_items_in_row=1_000 if is_wary else 10_000,
+        step_max_items=2_000 if is_wary else 50_000,
         initial_lexer_fuel=1_000_000,
         step_lexer_fuel=200_000,
         max_lexer_states=50_000,
         max_grammar_size=500_000,
         verbose_errors=False,
     )
+
+
+def max_optional_properties(limits: LLParserLimits) -> int:
+    """Of one object: each costs four of the parser's items wherever a key may stand."""
+    return limits.max_items_in_row // 5
 
 
 def _grammars(constraint: Constraint) -> list[OutputGrammar]:

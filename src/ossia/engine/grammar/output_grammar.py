@@ -10,7 +10,7 @@ from llguidance import LLMatcher, LLParserLimits
 
 from ossia.core.errors import InvalidInputError
 from ossia.engine.constraint import Choice, FreeText, JsonObject, JsonSchema, Lark, OutputGrammar, Regex
-from ossia.engine.grammar.limits import MAX_GRAMMAR_BYTES
+from ossia.engine.grammar.limits import MAX_GRAMMAR_BYTES, max_optional_properties
 from ossia.engine.grammar.schema_check import ENFORCED, prepare_schema
 
 if TYPE_CHECKING:
@@ -123,7 +123,9 @@ def _write_schema(grammar: JsonSchema, *, param: str, limits: LLParserLimits, is
     _check_size(grammar.text, param=param)
     schema = json.loads(grammar.text)
     try:
-        prepared = prepare_schema(schema, param=param, is_strict=is_strict)
+        prepared = prepare_schema(
+            schema, param=param, max_optional=max_optional_properties(limits), is_strict=is_strict
+        )
         return _write_json(prepared.schema, param=param, limits=limits, notes=prepared.notes, is_strict=is_strict)
     except InvalidInputError as error:
         if is_strict:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import unquote
 
 from ossia.core.errors import InvalidInputError
-from ossia.engine.grammar.limits import MAX_OPTIONAL_PROPERTIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,8 +74,14 @@ class PreparedSchema(NamedTuple):
     notes: tuple[str, ...]
 
 
-def prepare_schema(schema: object, *, param: str, is_strict: bool) -> PreparedSchema:
+def prepare_schema(schema: object, *, param: str, max_optional: int, is_strict: bool) -> PreparedSchema:
     """Readies decoded JSON for compilation. Changes `schema` in place.
+
+    Args:
+        schema: it.
+        param: the request's parameter, for errors.
+        max_optional: how many properties of one object may be left out.
+        is_strict: see ToolGrammar.
 
     Raises:
         InvalidInputError: is_strict, and something in it cannot be enforced; names the places.
@@ -89,7 +94,7 @@ def prepare_schema(schema: object, *, param: str, is_strict: bool) -> PreparedSc
     root.pop("x-guidance", None)  # the compiler's options are the engine's to set
     problems: list[str] = []
     for place, node in _subschemas(root):
-        problems += [f"{problem} at {place}" for problem in _prepare_node(node)]
+        problems += [f"{problem} at {place}" for problem in _prepare_node(node, max_optional)]
     if not problems:
         return PreparedSchema(root, ())
     named = ", ".join(problems[:_MAX_NAMED]) + (", ..." if len(problems) > _MAX_NAMED else "")
@@ -102,7 +107,7 @@ def prepare_schema(schema: object, *, param: str, is_strict: bool) -> PreparedSc
     return PreparedSchema(root, (f"not enforced: {named}",))
 
 
-def _prepare_node(node: dict[str, object]) -> list[str]:
+def _prepare_node(node: dict[str, object], max_optional: int) -> list[str]:
     """Takes out of one schema what cannot be enforced; names what of it asserts something."""
     problems: list[str] = []
     for keyword, neutral in _UNENFORCED.items():
@@ -120,9 +125,9 @@ def _prepare_node(node: dict[str, object]) -> list[str]:
     properties, required = node.get("properties"), node.get("required")
     if isinstance(properties, dict):
         num_optional = len(properties) - (len(required) if isinstance(required, list) else 0)
-        if num_optional > MAX_OPTIONAL_PROPERTIES:
+        if num_optional > max_optional:
             node.pop("properties")
-            problems.append(f"{num_optional} optional properties (at most {MAX_OPTIONAL_PROPERTIES})")
+            problems.append(f"{num_optional} optional properties (at most {max_optional})")
     return problems + _prepare_format(node)
 
 

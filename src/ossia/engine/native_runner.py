@@ -1,0 +1,90 @@
+"""The model on the C++ kernels for the CPU: a step is one call."""
+
+# T tokens, D model, R rows of output
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ossia.engine.batch import Batch, BatchBuilder, Group, SampledStep
+from ossia.engine.kv_cache import PagedKVCache
+from ossia.engine.plan import StepPlan
+from ossia.engine.runner import PromptLogits, StepLogits
+from ossia.kernels import native
+from ossia.kernels.native_model import NativeBatch, NativeCache, NativeModel
+from ossia.model.transformer import Transformer
+
+CACHE_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class NativeRunner:
+    """A `Runner` over the compiled kernels.
+
+    Args:
+        model: on the CPU, float32 or bfloat16, experts dense or packed.
+        cache: on the CPU, float32 or bfloat16.
+        quantize: "q8" keeps attention's projections and lm_head in 8 bits; None is faithful to the checkpoint.
+
+    Raises:
+        InvalidInputError: weights or a cache that the kernels do not take.
+        OssiaError: the kernels are not in use here.
+    """
+
+    def __init__(self, model: Transformer, *, cache: PagedKVCache, quantize: str | None = None) -> None:
+        self.model, self.cache = model, cache
+        self.builder = BatchBuilder(model.config, page_size=cache.page_size, device="cpu")
+        self._native = NativeModel(model, quantize=quantize)
+        layers = [cache.layer(index) for index in range(model.config.num_hidden_layers)]
+        self._pages = NativeCache([keys for keys, _ in layers], [values for _, values in layers])
+
+    @torch.inference_mode()
+    def forward(self, plan: StepPlan, *, last: SampledStep | None = None) -> StepLogits:
+        """As `Runner.forward`."""
+        batch = self.builder.build(plan, last=last)
+        num_samples = batch.sample_rows.shape[0]
+        rows = [batch.sample_rows, *(torch.arange(wanted.begin, wanted.end) for wanted in batch.prompt_rows)]
+        out = self._native.step(
+            self._inputs(batch),
+            out_rows=torch.cat(rows).to(torch.int32),
+            needs_logits=not batch.prompt_rows and num_samples > 0,
+            needs_hidden=bool(batch.prompt_rows),
+        )
+        if out.hidden is None:
+            logits = self._empty() if out.logits is None else out.logits
+            return StepLogits(logits, logits.sum(dim=-1).isfinite(), ())
+        # A prompt's logits could be larger than the model: they are made piece by piece, when they are wanted.
+        logits = self._to_logits(out.hidden[:num_samples])
+        return StepLogits(logits, logits.sum(dim=-1).isfinite(), self._prompt_logits(batch, out.hidden[num_samples:]))
+
+    def _inputs(self, batch: Batch) -> NativeBatch:
+        groups = [group for group in (batch.full, batch.sliding) if group is not None]
+        full, sliding = groups[0], groups[-1]  # a model with layers of one kind has one group
+        return NativeBatch(
+            ids=batch.token_ids,
+            positions=batch.positions,
+            cu_seqlens=batch.cu_seqlens_q,
+            block_tables=(_table(full), _table(sliding)),
+            slot_mappings=(full.slot_mapping, sliding.slot_mapping),
+            cache=self._pages,
+        )
+
+    def _prompt_logits(self, batch: Batch, hidden: Tensor) -> tuple[PromptLogits, ...]:
+        found: list[PromptLogits] = []
+        begin = 0
+        for wanted in batch.prompt_rows:
+            end = begin + wanted.end - wanted.begin
+            found.append(PromptLogits(wanted.place, wanted.first, hidden[begin:end], self._to_logits))
+            begin = end
+        return tuple(found)
+
+    def _to_logits(self, hidden: Tensor) -> Tensor:
+        """hidden float32 [R, D] -> float32 [R, V], with lm_head as it lies in the checkpoint."""
+        return native.matmul(hidden, weight=self.model.lm_head.weight)
+
+    def _empty(self) -> Tensor:
+        return torch.empty(0, self.model.config.vocab_size)
+
+
+def _table(group: Group) -> Tensor:
+    return group.block_table.contiguous()
