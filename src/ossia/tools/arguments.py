@@ -138,7 +138,7 @@ _MENDED: Mapping[str, _Check] = {
 
 
 def _kind(value: object) -> str:
-    names = {dict: "an object", list: "an array", str: "text", bool: "a boolean", type(None): "null"}
+    names: dict[type, str] = {dict: "an object", list: "an array", str: "text", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 
 

@@ -36,7 +36,7 @@ def available_tools() -> dict[str, EntryPoint]:
     return dict(sorted(found.items()))
 
 
-def make_tool(name: str, **options: Any) -> Tool:
+def make_tool(name: str, /, **options: Any) -> Tool:
     """Makes a tool by its name.
 
     Raises:

@@ -82,6 +82,27 @@ def test_no_document_fails(source: str) -> None:
     assert text.count("【") == text.count("】")
 
 
+def test_a_page_chooses_no_code_by_its_tags() -> None:
+    tags = (
+        "link",
+        "heading",
+        "lay_link",
+        "inside",
+        "add",
+        "init__",
+        "run",
+        "item",
+        "graphic",
+        "row",
+        "lb",
+        "ref",
+        "head",
+    )
+    source = "".join(f"<div><{tag} href='/x' target='/y'>word{i}</{tag}></div>" for i, tag in enumerate(tags))
+    text = extract_html(f"<body>{source}</body>", URL).text
+    assert all(f"word{i}" in text for i, tag in enumerate(tags) if tag not in ("graphic", "lb", "head", "link"))
+
+
 def test_base_and_local_addresses() -> None:
     found = extract_html('<head><base href="/docs/"></head><body><a href="a.html">A</a></body>', URL)
     assert found.links == ["https://harbour.example/docs/a.html"]

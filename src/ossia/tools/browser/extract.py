@@ -12,6 +12,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from ossia.tools.browser.fetch import RawPage
@@ -72,9 +73,7 @@ def decode(data: bytes, charset: str | None) -> str:
         names.append(found.group(1).decode("ascii"))
     for name in (*names, "utf-8"):
         with contextlib.suppress(LookupError, UnicodeError, ValueError):
-            text = data.decode(name)
-            if isinstance(text, str):
-                return text
+            return data.decode(name)
     return data.decode("cp1252", "replace")
 
 
@@ -93,7 +92,8 @@ def _extract_pdf(data: bytes) -> Extracted:
         reader: Any = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
             raise FetchError("This PDF is protected by a password.")
-        title = clean_text(str((reader.metadata or {}).get("/Title") or ""))
+        metadata: Mapping[str, Any] = reader.metadata or {}
+        title = clean_text(str(metadata.get("/Title") or ""))
         blocks: list[str] = []
         num_chars = 0
         for i, sheet in enumerate(reader.pages):

@@ -105,6 +105,22 @@ class _Layout:
         self._blocks: list[str] = []
         self._line: list[str] = []
         self._num_images = 0
+        # By name and not by getattr: a page chooses its tags.
+        self._handlers: dict[str, Callable[[Any, int], None]] = {
+            "a": self._lay_a,
+            "ref": self._lay_ref,
+            "img": self._lay_image,
+            "graphic": self._lay_image,
+            "br": self._lay_break,
+            "lb": self._lay_break,
+            "li": self._lay_item,
+            "item": self._lay_item,
+            "tr": self._lay_row,
+            "row": self._lay_row,
+            "pre": self._lay_pre,
+            "code": self._lay_code,
+            **dict.fromkeys(("h1", "h2", "h3", "h4", "h5", "h6", "head"), self._lay_heading),
+        }
 
     def run(self, root: Any) -> Extracted:
         self._visit(root, 0)
@@ -117,7 +133,7 @@ class _Layout:
         tag = node.tag.lower() if isinstance(node.tag, str) else None
         if tag is None or depth > _MAX_DEPTH or (tag in _DROPPED and not (tag == "head" and node.get("rend"))):
             return
-        handler: Callable[[Any, int], None] | None = getattr(self, f"_on_{tag}", None)
+        handler = self._handlers.get(tag)
         if handler is not None:
             handler(node, depth)
         elif tag in _BLOCKS:
@@ -145,13 +161,13 @@ class _Layout:
         if is_spaced and self._blocks and self._blocks[-1]:
             self._blocks.append("")
 
-    def _on_a(self, node: Any, depth: int) -> None:
-        self._on_link(node, node.get("href"), depth)
+    def _lay_a(self, node: Any, depth: int) -> None:
+        self._lay_link(node, node.get("href"), depth)
 
-    def _on_ref(self, node: Any, depth: int) -> None:
-        self._on_link(node, node.get("target"), depth)
+    def _lay_ref(self, node: Any, depth: int) -> None:
+        self._lay_link(node, node.get("target"), depth)
 
-    def _on_link(self, node: Any, target: str | None, depth: int) -> None:
+    def _lay_link(self, node: Any, target: str | None, depth: int) -> None:
         outer, self._line = self._line, []
         num_blocks = len(self._blocks)
         self._inside(node, depth)
@@ -164,37 +180,28 @@ class _Layout:
         trail = " " if inner[-1:].isspace() else ""
         self._line.append(f"{lead}{self._links.mark(inner, url) if url else inner.strip()}{trail}")
 
-    def _on_img(self, node: Any, _: int) -> None:
-        self._on_graphic(node, _)
-
-    def _on_graphic(self, node: Any, _: int) -> None:
+    def _lay_image(self, node: Any, _: int) -> None:
         text = " ".join(clean_text(node.get("alt") or node.get("title") or "").split())[:200]
         self._line.append(f"[Image {self._num_images}: {text}]" if text else f"[Image {self._num_images}]")
         self._num_images += 1
 
-    def _on_br(self, _node: Any, _: int) -> None:
+    def _lay_break(self, _node: Any, _: int) -> None:
         self._end_block()
 
-    _on_lb = _on_br
-
-    def _on_li(self, node: Any, depth: int) -> None:
+    def _lay_item(self, node: Any, depth: int) -> None:
         self._end_block()
         self._line.append("* ")
         self._inside(node, depth)
         self._end_block()
 
-    _on_item = _on_li
-
-    def _on_heading(self, node: Any, depth: int) -> None:
+    def _lay_heading(self, node: Any, depth: int) -> None:
         self._end_block(is_spaced=True)
         level = (node.get("rend") or node.tag)[-1]
         self._line.append(f"{'#' * int(level) if level.isdigit() else '##'} ")
         self._inside(node, depth)
         self._end_block(is_spaced=True)
 
-    _on_h1 = _on_h2 = _on_h3 = _on_h4 = _on_h5 = _on_h6 = _on_head = _on_heading
-
-    def _on_tr(self, node: Any, depth: int) -> None:
+    def _lay_row(self, node: Any, depth: int) -> None:
         self._end_block()
         for i, cell in enumerate(node):
             if i:
@@ -210,17 +217,15 @@ class _Layout:
             self._line = [*outer, inner.strip()]
         self._end_block()
 
-    _on_row = _on_tr
-
-    def _on_pre(self, node: Any, _: int) -> None:
+    def _lay_pre(self, node: Any, _: int) -> None:
         self._end_block()
         text = clean_text("".join(node.itertext())).strip("\n")
         self._blocks += [*text.split("\n"), ""]
 
-    def _on_code(self, node: Any, depth: int) -> None:
+    def _lay_code(self, node: Any, depth: int) -> None:
         # trafilatura gives <code> both to blocks and to words within a line.
         if "\n" in "".join(node.itertext()):
-            self._on_pre(node, depth)
+            self._lay_pre(node, depth)
         else:
             self._inside(node, depth)
 

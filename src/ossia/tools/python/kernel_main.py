@@ -8,6 +8,7 @@ holds its own bound, since a program can undo this one.
 """
 
 import sys
+from typing import Any, cast
 
 
 def main() -> None:
@@ -24,49 +25,59 @@ def main() -> None:
     sys.path.insert(0, "")  # modules that the program saves beside it
     from ipykernel.kernelapp import IPKernelApp
 
-    app = IPKernelApp.instance()
+    app: Any = IPKernelApp.instance()
     app.initialize()
     _bound_output(app.session, max_chars)
     app.start()
 
 
-def _bound_output(session, max_chars: int) -> None:
+def _bound_output(session: Any, max_chars: int) -> None:
+    """Wraps the session's `send`, through which all output goes."""
     send = session.send
     spent: dict[str, int] = {}
 
-    def send_bounded(stream, msg_or_type, content=None, *args, **kwargs):
-        message = msg_or_type if isinstance(msg_or_type, dict) else None
-        kind = message["header"]["msg_type"] if message else msg_or_type
-        body = message["content"] if message else content
-        parent = message.get("parent_header") if message else (args[0] if args else kwargs.get("parent"))
+    def send_bounded(stream: Any, msg_or_type: Any, content: Any = None, *args: Any, **options: Any) -> Any:
+        if isinstance(msg_or_type, dict):
+            message = cast("dict[str, Any]", msg_or_type)
+            kind, body, parent = message["header"]["msg_type"], message["content"], message.get("parent_header")
+        else:
+            kind, body, parent = msg_or_type, content, args[0] if args else options.get("parent")
         if kind in ("stream", "execute_result", "display_data", "error") and isinstance(body, dict):
-            call = ((parent or {}).get("header") or parent or {}).get("msg_id", "")
+            call = _request_of(parent)
             if call not in spent:
                 spent.clear()
                 spent[call] = 0
-            if not _cut(kind, body, spent, call):
+            spent[call] += _cut(kind, cast("dict[str, Any]", body), max_chars, max_chars - spent[call])
+            if kind == "stream" and not body["text"]:
                 return None
-        return send(stream, msg_or_type, content, *args, **kwargs)
-
-    def _cut(kind, body, spent, call) -> bool:
-        """Shortens texts to what is left of the bound; False drops the message."""
-        if kind == "stream":
-            left = max_chars - spent[call]
-            if left <= 0:
-                return False
-            text = body.get("text", "")
-            spent[call] += len(text)
-            body["text"] = text[:left]
-            return True
-        data = body.get("data", {}) if kind != "error" else {}
-        for key in [key for key, value in data.items() if isinstance(value, str) and not key.startswith("image/")]:
-            data[key] = data[key][:max_chars]
-        if kind == "error":
-            body["evalue"] = str(body.get("evalue", ""))[:max_chars]
-            body["traceback"] = [str(part)[:max_chars] for part in body.get("traceback", [])][-50:]
-        return True
+        return send(stream, msg_or_type, content, *args, **options)
 
     session.send = send_bounded
+
+
+def _request_of(parent: Any) -> str:
+    """The id of the request that a message answers; `parent` is that request or its header."""
+    if not isinstance(parent, dict):
+        return ""
+    message = cast("dict[str, Any]", parent)
+    return str(message.get("header", message).get("msg_id", ""))
+
+
+def _cut(kind: str, body: dict[str, Any], max_chars: int, left: int) -> int:
+    """Shortens the texts of a message in place; gives how much of the stream's allowance it used."""
+    if kind == "stream":
+        text = str(body.get("text", ""))
+        body["text"] = text[: max(left, 0)]
+        return len(text)
+    if kind == "error":
+        body["evalue"] = str(body.get("evalue", ""))[:max_chars]
+        body["traceback"] = [str(part)[:max_chars] for part in body.get("traceback", [])][-50:]
+        return 0
+    data: dict[str, Any] = body.get("data", {})
+    for key, value in data.items():
+        if isinstance(value, str) and not key.startswith("image/"):
+            data[key] = value[:max_chars]
+    return 0
 
 
 main()

@@ -1,0 +1,75 @@
+"""Which MCP servers, and which of their tools."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ossia.core.errors import InvalidInputError
+
+_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_RESERVED = frozenset(
+    {"python", "browser", "container", "repo_browser", "apply_patch", "functions", "assistant", "all"}
+)
+
+Approval = Literal["always", "never"] | frozenset[str]
+"""Which calls need leave: all, none, or those of the named tools."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class McpServer:
+    """One server: a command (stdio) or an address (streamable HTTP).
+
+    Attributes:
+        label: the namespace of its tools in the prompt.
+        command: the program and its arguments; it runs as this user, outside of any sandbox.
+        environment: for the command, besides a few harmless variables.
+        url: http or https.
+        headers: sent with each request, as `Authorization`; never shown or logged.
+        allowed_tools: by the server's own names; None allows all.
+        denied_tools: never offered, whatever is allowed.
+        approval: which calls are put to the approval hook. Without a hook those calls are denied.
+        timeout_s: for one call, and for connecting.
+        is_private_allowed: whether the address may be a private or loopback one. Say no for addresses that a
+            client of the server gave.
+
+    Raises:
+        InvalidInputError: neither or both of command and address, or a label that cannot name a namespace.
+    """
+
+    label: str
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    workdir: Path | None = None
+    url: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    allowed_tools: frozenset[str] | None = None
+    denied_tools: frozenset[str] = frozenset()
+    approval: Approval = "always"
+    timeout_s: float = 60.0
+    is_private_allowed: bool = True
+
+    def __post_init__(self) -> None:
+        if not _LABEL.fullmatch(self.label) or self.label in _RESERVED:
+            raise InvalidInputError(
+                f"{self.label!r} cannot label an MCP server; use letters, digits and _, and none of "
+                f"{', '.join(sorted(_RESERVED))}",
+                param="server_label",
+            )
+        if bool(self.command) == bool(self.url):
+            raise InvalidInputError("give an MCP server either a command or a url", param="server_url")
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise InvalidInputError(f"{self.url!r} is no http or https address", param="server_url")
+        if self.timeout_s <= 0:
+            raise InvalidInputError(f"timeout_s is {self.timeout_s}; it must be above 0", param="timeout_s")
+
+    def offers(self, tool: str) -> bool:
+        """Whether a tool of the server may be seen and called."""
+        return tool not in self.denied_tools and (self.allowed_tools is None or tool in self.allowed_tools)
+
+    def needs_approval(self, tool: str) -> bool:
+        """Whether a call of a tool is put to the hook."""
+        return self.approval == "always" or (isinstance(self.approval, frozenset) and tool in self.approval)
