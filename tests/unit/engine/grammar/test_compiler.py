@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from llguidance import LLParserLimits
 
 from ossia.core.errors import InvalidInputError
 from ossia.engine.constraint import JsonSchema, Lark, Regex, ToolGrammar, TurnConstraint
@@ -58,7 +59,6 @@ def test_many_threads_may_compile(grammars: Any) -> None:
             "unknown name",
         ),
         (TurnConstraint(response_format=Regex("(")), "response_format", "unclosed"),
-        (Lark('start: "a"{1000000}'), "constraint", "too large"),
     ],
 )
 def test_an_error_names_the_part_of_the_request(grammars: Any, constraint: Any, param: str, said: str) -> None:
@@ -66,6 +66,14 @@ def test_an_error_names_the_part_of_the_request(grammars: Any, constraint: Any, 
         grammars.compile(constraint)
     assert caught.value.param == param
     assert said in str(caught.value)
+
+
+def test_a_whole_that_is_too_large_is_told_before_any_token(grammars: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tuple(ToolGrammar.function(f"f{i}") for i in range(64))
+    monkeypatch.setattr(compiler_module, "limits_for", lambda _: LLParserLimits(max_grammar_size=300))
+    with pytest.raises(InvalidInputError, match="too large") as caught:
+        GrammarCompiler.compile(grammars.compiler, TurnConstraint(tools=tools))
+    assert caught.value.param == "constraint"
 
 
 def test_notes_say_what_is_not_enforced(grammars: Any) -> None:
