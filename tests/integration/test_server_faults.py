@@ -20,7 +20,7 @@ from ossia.core.paths import PACKAGE_ROOT
 from ossia.harmony.hf_tokenizer import load_tokenizer
 from ossia.model.loading import Identity
 from ossia.server.app import build_context
-from ossia.server.scripted import ScriptedEngine
+from ossia.engine.scripted import ScriptedEngine
 from ossia.server.serve import serve
 from ossia.server.settings import ServerSettings
 from ossia.agent.turns import ServedModel

@@ -19,11 +19,11 @@ from openai.types.responses import ResponseStreamEvent
 
 from ossia.agent.turns import ServedModel
 from ossia.core.paths import PACKAGE_ROOT
+from ossia.engine.scripted import Script, ScriptedEngine
 from ossia.harmony.hf_tokenizer import load_tokenizer
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.loading import Identity
 from ossia.server.app import build_context, create_app
-from ossia.server.scripted import Script, ScriptedEngine
 from ossia.server.serve import bind
 from ossia.server.settings import ServerSettings
 

@@ -18,7 +18,7 @@ To add an API, write `routes/<name>.py` with a `router: APIRouter` and name it i
 where `frames` is an async generator whose whole body is `async with turn:`, yields `sse.frame(json, event)`, tells its
 own errors as its API does (`errors.error_info`), and ends with `context.limiter.charge(info.caller, turn.num_tokens)`.
 Anything raised in a route becomes an error answer; raise core errors, `errors.ApiError`, `errors.unsupported`.
-Tests use `scripted.ScriptedEngine` through the fixtures of tests/unit/server/conftest.py.
+Tests use `engine.scripted.ScriptedEngine` through the fixtures of tests/unit/server/conftest.py.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from fastapi import FastAPI
 
 from ossia.agent.turns import ServedModel
 from ossia.core.paths import PACKAGE_ROOT
+from ossia.engine.scripted import Script, ScriptedEngine
 from ossia.harmony.hf_tokenizer import load_tokenizer
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.loading import Identity
 from ossia.server.app import build_context, create_app
-from ossia.server.scripted import Script, ScriptedEngine
 from ossia.server.settings import ServerSettings
 
 FINAL = "<|channel|>final<|message|>Hello there.<|return|>"

@@ -17,7 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from ossia.core.errors import EngineDeadError, EngineOverloadedError
+from ossia.engine.constraint import TurnConstraint
 from ossia.engine.metrics import Metrics, MetricsSnapshot
+from ossia.engine.output import OutputDelta, SequenceOutput
 from ossia.engine.output_event import OutputEvent, TokenLogprob
 from ossia.engine.request import FinishReason, Request, check_request
 
@@ -147,30 +149,29 @@ class ScriptedEngine:
 
     def _say(self, request: Request, index: int, text: str) -> list[OutputEvent]:
         ids = encode_text(text, self.tokenizer)
-        stop_ids = request.params.stop_ids or (
-            self.tokenizer.return_,
-            self.tokenizer.call,
-            self.tokenizer.endoftext,
+        params = request.params
+        stop_ids = params.stop_ids or (self.tokenizer.return_, self.tokenizer.call, self.tokenizer.endoftext)
+        if isinstance(params.constraint, TurnConstraint) and params.constraint.num_calls > 1:
+            stop_ids = tuple(token for token in stop_ids if token != self.tokenizer.call)
+        output = SequenceOutput(
+            tokenizer=self.tokenizer,
+            params=params,
+            stop_ids=stop_ids,
+            max_tokens=params.max_tokens or self.context_length,
         )
-        end = next((i + 1 for i, token in enumerate(ids) if token in stop_ids), len(ids))
-        limit = request.params.max_tokens or self.context_length
-        finish = FinishReason.LENGTH if limit < end else FinishReason.STOP
-        ids = ids[: min(end, limit)]
-        self.metrics_now.num_output_tokens += len(ids)
-        size = self.tokens_per_event
-        chunks = [ids[i : i + size] for i in range(0, len(ids), size)] or [()]
-        num_top = request.params.logprobs
-        events = [
-            OutputEvent(
-                request.id,
-                index,
-                chunk,
-                logprobs=None if num_top is None else tuple(_logprob(token, num_top) for token in chunk),
-                num_cached=min(self.num_cached, len(request.prompt_ids)),
-            )
-            for chunk in chunks
-        ]
-        events[-1] = events[-1]._replace(finish_reason=finish)
+        num_cached = min(self.num_cached, len(request.prompt_ids))
+        events: list[OutputEvent] = []
+        for i in range(0, len(ids), self.tokens_per_event):
+            chunk = ids[i : i + self.tokens_per_event]
+            logprobs = None if params.logprobs is None else [_logprob(token, params.logprobs) for token in chunk]
+            events.append(_event(request, index, output.push(chunk, logprobs), num_cached=num_cached))
+            if output.finish_reason is not None:
+                break
+        else:
+            rest = output.finish(FinishReason.STOP)
+            last = events.pop() if events else OutputEvent(request.id, index, num_cached=num_cached)
+            events.append(last._replace(text=last.text + rest.text, finish_reason=rest.finish_reason))
+        self.metrics_now.num_output_tokens += output.num_tokens
         return events
 
     def forget(self, request_id: str) -> None:
@@ -197,6 +198,19 @@ class ScriptedEngine:
         limit = time.monotonic() + 60
         while drain and self.open and time.monotonic() < limit:
             await asyncio.sleep(0.01)
+
+
+def _event(request: Request, index: int, delta: OutputDelta, *, num_cached: int) -> OutputEvent:
+    return OutputEvent(
+        request.id,
+        index,
+        delta.token_ids,
+        delta.text,
+        delta.logprobs,
+        finish_reason=delta.finish_reason,
+        stop=delta.stop,
+        num_cached=num_cached,
+    )
 
 
 def _logprob(token: int, num_top: int) -> TokenLogprob:
