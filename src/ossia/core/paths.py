@@ -33,3 +33,9 @@ def native_threads() -> int | None:
 def native_cache() -> Path:
     """Where the CPU kernels are built when the package's own folder cannot be written."""
     return data_home() / "native"
+
+
+def native_folder() -> Path | None:
+    """The folder that the CPU kernels must come from (`OSSIA_NATIVE_FOLDER`); None to look in the usual places."""
+    value = os.environ.get("OSSIA_NATIVE_FOLDER")
+    return Path(value) if value else None

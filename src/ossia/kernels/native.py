@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ossia.core.errors import InvalidInputError, OssiaError
-from ossia.core.paths import native_cache, native_choice, native_threads
+from ossia.core.paths import native_cache, native_choice, native_folder, native_threads
 from ossia.kernels._native.build import (
     LIBRARY_NAME,
     SOURCES,
@@ -184,7 +184,8 @@ def load() -> LoadResult:
     if native_choice() == "0":
         return LoadResult(None, "turned off by OSSIA_NATIVE=0")
     reason = "not built; build it with: python -m ossia.kernels.native build"
-    for folder in (SOURCES, native_cache()):
+    only = native_folder()
+    for folder in (SOURCES, native_cache()) if only is None else (only,):
         path = folder / LIBRARY_NAME
         if not path.is_file():
             continue

@@ -74,12 +74,15 @@ def find_compiler() -> list[str] | None:
     return None
 
 
-def build(folder: Path, *, sanitize: bool = False, compiler: Sequence[str] | None = None) -> BuildResult:
+def build(
+    folder: Path, *, sanitize: bool = False, only_generic: bool = False, compiler: Sequence[str] | None = None
+) -> BuildResult:
     """Compile into `folder`, aside first, so that a library in use is replaced and never changed.
 
     Args:
         folder: where `LIBRARY_NAME` goes.
         sanitize: with AddressSanitizer and UBSan, for the tests.
+        only_generic: without the levels of particular CPUs, for the tests.
         compiler: the command to use; None looks for one.
     """
     command = list(compiler) if compiler else find_compiler()
@@ -90,7 +93,8 @@ def build(folder: Path, *, sanitize: bool = False, compiler: Sequence[str] | Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as scratch:
-            made = _compile(command, Path(scratch), SANITIZE_FLAGS if sanitize else ())
+            extra = (*(SANITIZE_FLAGS if sanitize else ()), *(("-DOSSIA_ONLY_GENERIC",) if only_generic else ()))
+            made = _compile(command, Path(scratch), extra, _sources(only_generic=only_generic))
             os.replace(made, folder / LIBRARY_NAME)
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or "").strip().splitlines()
@@ -111,7 +115,7 @@ def build_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _compile(command: list[str], scratch: Path, extra: tuple[str, ...]) -> Path:
+def _compile(command: list[str], scratch: Path, extra: tuple[str, ...], sources: Sequence[Path]) -> Path:
     def compile_one(source: Path) -> str:
         made = scratch / f"{source.stem}.o"
         flags = [*COMMON_FLAGS, *extra, f'-DOSSIA_SOURCE_HASH="{source_hash()}"']
@@ -121,15 +125,19 @@ def _compile(command: list[str], scratch: Path, extra: tuple[str, ...]) -> Path:
         return str(made)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        objects = list(pool.map(compile_one, _sources()))
+        objects = list(pool.map(compile_one, sources))
     library = scratch / LIBRARY_NAME
-    _run([*command, "-shared", "-pthread", *extra, *objects, "-o", str(library)])
+    link = [*command, "-shared", "-pthread", *extra, *objects, "-o", str(library)]
+    try:  # with its own C++ runtime the library runs beside any other
+        _run([*link, "-static-libstdc++", "-static-libgcc"])
+    except subprocess.CalledProcessError:
+        _run(link)
     return library
 
 
-def _sources() -> list[Path]:
+def _sources(*, only_generic: bool) -> list[Path]:
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    left_out = ARM_ONLY if is_x86 else X86_ONLY
+    left_out = (*X86_ONLY, *ARM_ONLY) if only_generic else ARM_ONLY if is_x86 else X86_ONLY
     return [path for path in sorted(SOURCES.glob("*.cpp")) if path.name not in left_out]
 
 

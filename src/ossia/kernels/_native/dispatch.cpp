@@ -8,12 +8,13 @@
 
 #include "pool.h"
 
-#if defined(__linux__) && defined(__x86_64__)
+#if defined(__x86_64__) && !defined(OSSIA_ONLY_GENERIC)
+#define OSSIA_X86
+#include <cpuid.h>
+#if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
-#if defined(__x86_64__)
-#include <cpuid.h>
 #endif
 
 #ifndef OSSIA_SOURCE_HASH
@@ -23,7 +24,7 @@
 namespace ossia {
 namespace {
 
-#if defined(__x86_64__)
+#if defined(OSSIA_X86)
 struct Features {
     bool avx2 = false, avx512 = false, amx = false;
 };
@@ -74,11 +75,11 @@ struct Level {
 
 const Level kLevels[] = {
     {&kernels_generic, [] { return true; }},
-#if defined(__x86_64__)
+#if defined(OSSIA_X86)
     {&kernels_avx2, [] { return features().avx2; }},
     {&kernels_avx512, [] { return features().avx512; }},
     {&kernels_amx, [] { return features().amx; }},
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(OSSIA_ONLY_GENERIC)
     {&kernels_neon, [] { return true; }},
 #endif
 };
