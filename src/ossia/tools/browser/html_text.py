@@ -15,9 +15,9 @@ from urllib.parse import urljoin, urlsplit
 from ossia.tools.browser.page import MARKER, LinkTable, clean_text, host_of, strip_markers
 from ossia.tools.extras import need
 
-MIN_MAIN_CHARS = 250
-MIN_MAIN_SHARE = 0.25
-MAX_LINK_SHARE = 0.6
+MIN_MAIN_CHARS = 150
+MIN_MAIN_SHARE = 0.05
+MAX_LINK_SHARE = 0.8
 _MAX_DEPTH = 200
 _DROPPED = frozenset(
     {"script", "style", "noscript", "template", "svg", "math", "iframe", "object", "head", "select", "textarea"}
@@ -71,7 +71,7 @@ def _main_text(root: Any, base: str) -> Extracted | None:
         include_links=True,
         include_tables=True,
         include_images=True,
-        include_comments=True,
+        include_comments=False,
         favor_recall=True,
     )
     if not found:
