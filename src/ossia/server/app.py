@@ -48,7 +48,7 @@ from ossia.server.metrics import ServerMetrics
 from ossia.server.openapi import install_openapi
 from ossia.server.replay import ReplayCache, Sealer, load_secret
 from ossia.server.responses.service import ResponseService
-from ossia.server.routes import conversations, health, responses
+from ossia.server.routes import chat_completions, conversations, health, models, responses
 from ossia.server.store.database import Database, default_url
 from ossia.server.store.keys import DatabaseKeys
 
@@ -57,7 +57,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (health.router, responses.router, conversations.router)
+ROUTERS = (
+    health.router,
+    models.router,
+    responses.router,
+    conversations.router,
+    chat_completions.router,
+)
 KEY_FILE = "keys.json"
 SECRET_FILE = "server.secret"  # noqa: S105 a file's name
 
@@ -133,20 +139,22 @@ def create_app(context: ServerContext) -> FastAPI:
     return app
 
 
-async def _answer_error(_: Request, error: Exception) -> JSONResponse:
-    return error_response(error_info(error))
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
+    return error_response(error_info(error), request.scope)
 
 
-async def _answer_http(_: Request, error: Exception) -> JSONResponse:
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     """What the router itself refuses: an unknown path, a method that a path has not."""
     assert isinstance(error, HTTPException)
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    return error_response(ErrorInfo(error.status_code, INVALID_REQUEST, code, error.detail, None, error.headers or {}))
+    info = ErrorInfo(error.status_code, INVALID_REQUEST, code, error.detail, None, error.headers or {})
+    return error_response(info, request.scope)
 
 
-async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
+async def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
     """A path or query parameter of the wrong type."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:])
-    return error_response(ErrorInfo(400, INVALID_REQUEST, "invalid_value", f"{param}: {first['msg']}", param))
+    info = ErrorInfo(400, INVALID_REQUEST, "invalid_value", f"{param}: {first['msg']}", param)
+    return error_response(info, request.scope)

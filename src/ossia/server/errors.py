@@ -3,13 +3,16 @@
     {"error": {"message": "...", "type": "invalid_request_error", "param": "temperature", "code": "invalid_value"}}
 
 A route raises what the rooms below raise, or an `ApiError` where only HTTP knows the case; nothing else is to be done.
+Anthropic's clients (`wants_anthropic`) get their own error object:
+
+    {"type": "error", "error": {"type": "invalid_request_error", "message": "..."}, "request_id": "..."}
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ossia.core.errors import (
     ContextLengthError,
@@ -20,6 +23,9 @@ from ossia.core.errors import (
     OssiaError,
     StorageError,
 )
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +57,28 @@ class ErrorInfo(NamedTuple):
         """What goes over the wire."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": error}
+
+    def anthropic_body(self, request_id: str | None = None) -> dict[str, Any]:
+        """What goes over the wire to Anthropic's clients; their errors have no field for a parameter."""
+        kind = _ANTHROPIC_TYPES.get(self.status, "api_error" if self.status >= 500 else INVALID_REQUEST)
+        named = self.param is None or self.param in self.message
+        message = self.message if named else f"{self.param}: {self.message}"
+        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def wants_anthropic(scope: Scope) -> bool:
+    """Whether a request is meant for Anthropic's API: by its path, or by the header that its clients send."""
+    return scope["path"].startswith("/v1/messages") or any(name == b"anthropic-version" for name, _ in scope["headers"])
 
 
 class ApiError(OssiaError):

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ossia.server.auth import ANONYMOUS, Caller, secret_of
 from ossia.server.context import RequestInfo
-from ossia.server.errors import ApiError, ErrorInfo, error_info
+from ossia.server.errors import ApiError, ErrorInfo, error_info, wants_anthropic
 from ossia.server.settings import is_loopback
 
 if TYPE_CHECKING:
@@ -36,9 +36,13 @@ UNLIMITED_PATHS = frozenset({"/health", "/ready", "/metrics", "/docs", "/openapi
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def error_response(error: ErrorInfo) -> JSONResponse:
-    """An error as its HTTP answer."""
-    return JSONResponse(error.body, status_code=error.status, headers=dict(error.headers))
+def error_response(error: ErrorInfo, scope: Scope) -> JSONResponse:
+    """An error as the HTTP answer to a request, in the shape that its client reads."""
+    body = error.body
+    if wants_anthropic(scope):
+        info = scope.get("ossia")
+        body = error.anthropic_body(None if info is None else info.id)
+    return JSONResponse(body, status_code=error.status, headers=dict(error.headers))
 
 
 class Gate:
@@ -62,7 +66,7 @@ class Gate:
         except Exception as error:  # noqa: BLE001 whatever it is, the client gets an answer and the server goes on
             info = error_info(error)
             if not answer.status:
-                await error_response(info)(scope, receive, answer)
+                await error_response(info, scope)(scope, receive, answer)
         finally:
             metrics.num_open -= 1
             route = getattr(scope.get("route"), "path", "none")
@@ -123,7 +127,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = self.request_id
+            headers["x-request-id"] = headers["request-id"] = self.request_id
             headers["openai-processing-ms"] = str(int(1000 * (time.perf_counter() - self.started)))
             headers["x-content-type-options"] = "nosniff"
             headers.update(self.headers)
