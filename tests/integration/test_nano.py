@@ -7,9 +7,11 @@ import random
 import pytest
 import torch
 
+from ossia.engine.build import EngineConfig
+from ossia.engine.llm import LLM
+from ossia.engine.request import SamplingParams
 from ossia.evals.run import Evaluated, load_evaluated, render_prompt, run_eval
 from ossia.harmony.message import Effort
-from ossia.harmony.parse import parse
 from ossia.model.checkpoint import load_model, resolve_model
 from ossia.model.generate import GenerationOptions, generate
 from ossia.tasks.registry import TASKS
@@ -27,11 +29,10 @@ def greedy(nano, *, max_tokens: int) -> GenerationOptions:
 
 def answer(nano, question: str, *, effort: Effort) -> dict[str, str]:
     """Ask one question; the texts of the answer by channel."""
-    prompt = render_prompt(nano, question, effort=effort)
-    ids = list(generate(nano.model, prompt, options=greedy(nano, max_tokens=400)))
-    result = parse(ids, tokenizer=nano.tokenizer)
-    assert not result.repairs
-    return {message.channel: message.content for message in result.messages}
+    llm = LLM(nano, config=EngineConfig(num_pages=256))
+    (turn,) = llm.chat([question], SamplingParams(temperature=0.0, max_tokens=400), effort=effort, progress=False)
+    assert not turn.repairs
+    return {message.channel: message.content for message in turn.messages}
 
 
 @pytest.mark.parametrize("effort", [Effort.MEDIUM, Effort.HIGH])

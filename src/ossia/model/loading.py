@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ossia.model.transformer import Transformer
 
 SMALL_BYTES = 1 << 30
-"""A model that takes less in float32 is small: on a CPU it is loaded so, since bfloat16 products are slow on many."""
+"""A model that takes less in float32 is small: for torch on a CPU it is loaded so, since bfloat16 products are slow on
+many. The C++ kernels take the checkpoint's own dtypes, packed experts too."""
 SMALL_MODEL_THREADS = 1
 """The matrices of a small model are so quickly done that a second thread gains little on an idle machine. On a busy one
 it costs a factor of ten: each of a token's hundreds of parallel sections waits for the thread that got no core."""
@@ -97,19 +98,24 @@ def load(name_or_path: str, *, device: str = "auto") -> LoadedModel:
     """
     import torch
 
+    from ossia.kernels import native
     from ossia.model.checkpoint.load import load_model, read_config, resolve_model
+    from ossia.model.checkpoint.source import Checkpoint
 
     folder = resolve_model(name_or_path)
     config = read_config(folder)
     place = choose_device(device)
     is_small_on_cpu = place.type == "cpu" and is_small(config)
-    dtype = torch.float32 if is_small_on_cpu else torch.bfloat16
+    is_native = place.type == "cpu" and native.is_available()
+    dtype = torch.float32 if is_small_on_cpu and not is_native else torch.bfloat16
+    # The C++ kernels read packed experts as they lie; unpacking would only cost memory and speed.
+    packed = True if is_native and Checkpoint.open(folder).layout.is_packed else None
     if is_small_on_cpu and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(SMALL_MODEL_THREADS)
     raw = read_json_if_any(folder / "config.json")
     return LoadedModel(
         name=name_or_path,
-        model=load_model(folder, device=place, dtype=dtype),
+        model=load_model(folder, device=place, dtype=dtype, packed_experts=packed),
         tokenizer=find_tokenizer(folder, vocab_size=config.vocab_size),
         identity=read_identity(raw),
         sampling=read_sampling(read_json_if_any(folder / "generation_config.json")),
