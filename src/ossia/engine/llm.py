@@ -5,11 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from ossia.core.errors import InvalidInputError
 from ossia.engine.build import EngineConfig, build_engine
 from ossia.engine.completion import Collector, Completion
+from ossia.engine.constraint import TurnConstraint
+from ossia.engine.declared import constraint_of
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.turn import Turn, TurnReader, finish_turn
 from ossia.harmony.message import Conversation, Effort, Message, Role
@@ -89,7 +92,6 @@ class LLM:
         *,
         effort: Effort | str = Effort.MEDIUM,
         instructions: str | None = None,
-        tools: Sequence[str] = (),
         progress: bool = True,
     ) -> list[Turn]:
         """Let the model take its next turn in conversations.
@@ -99,41 +101,47 @@ class LLM:
             params: as for `generate`; of `n` answers the first counts.
             effort: for questions, how long to think: low, medium or high.
             instructions: for questions, what a developer wants of the model.
-            tools: recipients of the tools that the conversations declare, by which odd calls are read.
             progress: show a bar on a terminal.
+
+        A conversation that declares tools or a response format is held to them (`constraint_of`), unless its params
+        have a constraint of their own.
 
         Raises:
             InvalidInputError: as `generate`.
         """
         opening = self.loaded.opening(effort=Effort.parse(effort), instructions=instructions)
-        prompts = [self._render(chat, opening) for chat in conversations]
-        completions = self._run(self._make_requests(prompts, params), progress=progress)
-        return [self._read(completion, tools) for completion in completions]
+        asked = [_ask(chat, opening) for chat in conversations]
+        prompts = [tuple(render(chat, tokenizer=self.loaded.tokenizer, next_role="assistant")) for chat in asked]
+        each = [
+            replace(own, constraint=constraint_of(chat)) if own.constraint is None else own
+            for own, chat in zip(self._spread(params, len(asked)), asked, strict=True)
+        ]
+        completions = self._run(self._make_requests(prompts, each), progress=progress)
+        return [self._read(done, own) for done, own in zip(completions, each, strict=True)]
 
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return tuple(self.loaded.tokenizer.encode(prompt))
         return tuple(prompt)
 
-    def _render(self, chat: Chat, opening: tuple[Message, ...]) -> tuple[int, ...]:
-        if isinstance(chat, str):
-            chat = Conversation((*opening, Message(role=Role.USER, content=chat)))
-        return tuple(render(chat, tokenizer=self.loaded.tokenizer, next_role="assistant"))
-
     def _make_requests(
         self, prompts: Sequence[tuple[int, ...]], params: SamplingParams | Sequence[SamplingParams] | None
     ) -> list[Request]:
-        if params is None:
-            params = self.default_params()
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        if len(each) != len(prompts):
-            raise InvalidInputError(
-                f"{len(each)} params were given for {len(prompts)} prompts; give one for all, or one for each",
-                param="params",
-            )
+        each = self._spread(params, len(prompts))
         run = secrets.token_hex(4)
         pairs = enumerate(zip(prompts, each, strict=True))
         return [Request(id=f"{run}-{index}", prompt_ids=ids, params=own) for index, (ids, own) in pairs]
+
+    def _spread(self, params: SamplingParams | Sequence[SamplingParams] | None, number: int) -> list[SamplingParams]:
+        """Params for each prompt."""
+        if params is None:
+            params = self.default_params()
+        each = [params] * number if isinstance(params, SamplingParams) else list(params)
+        if len(each) != number:
+            raise InvalidInputError(
+                f"{len(each)} params were given for {number} prompts; give one for all, or one for each", param="params"
+            )
+        return each
 
     def _run(self, requests: Sequence[Request], *, progress: bool | Progress) -> list[Completion]:
         """Run requests to their end, handing in as many at a time as the queue takes."""
@@ -158,9 +166,18 @@ class LLM:
                     self.engine.step()
         return [collectors[request.id].result() for request in requests]
 
-    def _read(self, completion: Completion, tools: Sequence[str]) -> Turn:
+    def _read(self, completion: Completion, params: SamplingParams) -> Turn:
+        rules = params.constraint
+        tools = [tool.recipient for tool in rules.tools] if isinstance(rules, TurnConstraint) else ()
         reader = TurnReader(self.loaded.tokenizer, num_prompt=len(completion.prompt_ids), tools=tools)
         reader.push_answer(completion.answers[0], num_cached=completion.num_cached)
         turn = finish_turn(reader)
         self.engine.metrics.parser_repairs.update(repair.kind.value for repair in turn.repairs)
         return turn
+
+
+def _ask(chat: Chat, opening: tuple[Message, ...]) -> Conversation:
+    """A conversation as it is, or of a question."""
+    if isinstance(chat, str):
+        return Conversation((*opening, Message(role=Role.USER, content=chat)))
+    return chat

@@ -55,9 +55,10 @@ class ScriptedStream:
         if not self._engine.is_alive and self._engine.error is not None:
             self._engine.forget(self._request.id)
             raise self._engine.error
-        if self._is_cancelled.is_set() or not self._events:
+        is_late = self._request.deadline is not None and time.monotonic() >= self._request.deadline
+        if self._is_cancelled.is_set() or is_late or not self._events:
             event = OutputEvent(self._request.id, self._request.params.n - self._num_open)
-            event = event._replace(finish_reason=FinishReason.CANCELLED)
+            event = event._replace(finish_reason=FinishReason.DEADLINE if is_late else FinishReason.CANCELLED)
         else:
             event = self._events.popleft()
         self._num_sent += 1
