@@ -336,7 +336,7 @@ class Engine:
             metrics.time_to_first_token.observe(now - answer.submitted)
             metrics.num_cached_tokens += sequence.num_cached
         answer.last_news = now
-        if delta.finish_reason is None and answer.matcher is not None and answer.matcher.error is not None:
+        if answer.matcher is not None and answer.matcher.error is not None:
             self._end(sequence, FinishReason.ERROR, error=f"the constraint broke: {answer.matcher.error}")
             return
         event = answer.event(delta)

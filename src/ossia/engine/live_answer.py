@@ -139,7 +139,8 @@ class LiveAnswer:
                 self._held, tokens = tokens[-1:], tokens[:-1]
                 if logprobs is not None:
                     self._held_logprobs, logprobs = logprobs[-1:], logprobs[:-1]
-        elif self.matcher is not None and self.matcher.num_excess == 2:
-            tokens = tokens[:-2]
-            logprobs = None if logprobs is None else logprobs[:-2]
+        elif self.matcher is not None and self.matcher.num_excess:
+            end = len(tokens) - self.matcher.num_excess
+            tokens = tokens[:end]
+            logprobs = None if logprobs is None else logprobs[:end]
         return tokens, logprobs

@@ -397,6 +397,21 @@ def test_a_constraint_holds_and_its_end_ends_the_answer(make_engine: MakeEngine)
     assert json.loads(answer.text)["n"] <= 99
 
 
+def test_a_constraint_that_breaks_ends_its_answer_with_the_reason(make_engine: MakeEngine) -> None:
+    """A broken matcher allows `<|endoftext|>` alone, which must not look like an answer that ended well."""
+    engine = make_engine()
+    params = SamplingParams(temperature=1.0, seed=2, max_tokens=60, constraint=Regex("[a-z]{40}"))
+    engine.add(Request(id="a", prompt_ids=prompt(0, 9), params=params))
+    engine.step()
+    (answer,) = engine._answers.values()
+    assert answer.matcher is not None
+    answer.matcher.error = "too complex"
+    events = [event for _ in range(3) for event in engine.step()]
+    assert events[-1].finish_reason is FinishReason.ERROR
+    assert "too complex" in (events[-1].error or "")
+    assert not engine.has_work
+
+
 def test_tenants_with_other_salts_share_nothing(make_engine: MakeEngine) -> None:
     engine = make_engine()
     ids = prompt(0, 40)
