@@ -48,7 +48,16 @@ from ossia.server.metrics import ServerMetrics
 from ossia.server.openapi import install_openapi
 from ossia.server.replay import ReplayCache, Sealer, load_secret
 from ossia.server.responses.service import ResponseService
-from ossia.server.routes import chat_completions, conversations, health, models, responses
+from ossia.server.routes import (
+    chat_completions,
+    completions,
+    conversations,
+    health,
+    messages,
+    models,
+    render,
+    responses,
+)
 from ossia.server.store.database import Database, default_url
 from ossia.server.store.keys import DatabaseKeys
 
@@ -63,6 +72,9 @@ ROUTERS = (
     responses.router,
     conversations.router,
     chat_completions.router,
+    completions.router,
+    messages.router,
+    render.router,
 )
 KEY_FILE = "keys.json"
 SECRET_FILE = "server.secret"  # noqa: S105 a file's name

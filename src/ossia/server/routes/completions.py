@@ -1,0 +1,32 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from ossia.server.body import read_model
+from ossia.server.chat.completions import start_completion
+from ossia.server.chat.schema import CompletionBody
+from ossia.server.context import context_of, info_of
+from ossia.server.disconnect import until_gone
+from ossia.server.openapi import describe
+from ossia.server.sse import SseResponse
+
+router = APIRouter(prefix="/v1/completions", tags=["completions"])
+
+
+@router.post("", **describe(CompletionBody))
+async def create_completion(request: Request) -> Response:
+    """Go on from plain text: at once, or as a stream of chunks."""
+    context, caller = context_of(request), info_of(request).caller
+    body = await read_model(request, CompletionBody)
+    run = await start_completion(context, body, caller=caller)
+    if body.stream:
+        return SseResponse(run.frames(), stall_seconds=context.settings.limits.stall_seconds, on_close=run.leave)
+    try:
+        answer = await until_gone(request, run.complete())
+    finally:
+        run.leave()
+    return answer if isinstance(answer, Response) else JSONResponse(answer)

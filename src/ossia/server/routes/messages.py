@@ -1,0 +1,41 @@
+"""POST /v1/messages and /v1/messages/count_tokens, as Anthropic's clients know them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from ossia.server.body import read_model
+from ossia.server.context import context_of, info_of
+from ossia.server.disconnect import until_gone
+from ossia.server.messages_api.schema import CountBody, MessagesBody
+from ossia.server.messages_api.service import render_messages, start_messages
+from ossia.server.openapi import describe
+from ossia.server.sse import SseResponse
+
+router = APIRouter(prefix="/v1/messages", tags=["messages"])
+
+
+@router.post("", **describe(MessagesBody))
+async def create_message(request: Request) -> Response:
+    """Answer a conversation: at once, or as a stream of events."""
+    context, caller = context_of(request), info_of(request).caller
+    body = await read_model(request, MessagesBody)
+    run = await start_messages(context, body, caller=caller)
+    if body.stream:
+        return SseResponse(run.frames(), stall_seconds=context.settings.limits.stall_seconds, on_close=run.leave)
+    try:
+        answer = await until_gone(request, run.complete())
+    finally:
+        run.leave()
+    return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+
+@router.post("/count_tokens", **describe(CountBody))
+async def count_tokens(request: Request) -> JSONResponse:
+    """How many tokens the prompt of such a request has."""
+    context, caller = context_of(request), info_of(request).caller
+    body = await read_model(request, CountBody)
+    prompt = await render_messages(context, body, owner=caller.key_id)
+    return JSONResponse({"input_tokens": len(prompt)})
