@@ -14,12 +14,13 @@ from typing import Any, Self, TypeAlias
 
 from ossia.agent.events import AgentEvent, CallEnded, RunEnded, StopReason
 from ossia.agent.loop import AgentLoop, Limits, collect
+from ossia.agent.opening import open_conversation
 from ossia.agent.turns import EngineClient, Sampling, ServedModel, Turns
 from ossia.core.errors import InvalidInputError
 from ossia.engine.async_engine import AsyncEngine
 from ossia.engine.build import EngineConfig, build_engine
 from ossia.engine.turn import Usage
-from ossia.harmony.content import DeveloperContent, Effort, SystemContent
+from ossia.harmony.content import Effort
 from ossia.harmony.message import Channel, Conversation, Message, Role
 from ossia.model.loading import LoadedModel, load
 from ossia.tools.base import ApprovalHook, Source, Tool, ToolFile
@@ -95,10 +96,10 @@ class Agent:
         self._tools = gather_tools(tools)
         self._effort = Effort.parse(effort)
         self._instructions = instructions
-        self._own_engine = None if engine is not None else AsyncEngine(build_engine(self._loaded, config=config))
-        client: EngineClient = engine if engine is not None else self._own_engine  # type: ignore[assignment] # one is set
+        self._engine = engine or AsyncEngine(build_engine(self._loaded, config=config))
+        self._owns_engine = engine is None
         self._loop = AgentLoop(
-            Turns(client, model=ServedModel.of(self._loaded)),
+            Turns(self._engine, model=ServedModel.of(self._loaded)),
             tools=self._tools,
             sampling=sampling,
             limits=limits,
@@ -107,22 +108,14 @@ class Agent:
         self._runner: asyncio.Runner | None = None
 
     def opening(self) -> tuple[Message, ...]:
-        """The system and developer messages, with the tools declared as the models were trained to see them."""
-        identity = self._loaded.identity
-        system = SystemContent(
-            model_identity=identity.model_identity,
-            knowledge_cutoff=identity.knowledge_cutoff,
+        """The messages before the first question, with the tools declared."""
+        return open_conversation(
+            self._loaded.identity,
+            tools=self._tools,
             effort=self._effort,
             date=date.today().isoformat(),
-            tools=self._tools.system_namespaces(),
+            instructions=self._instructions,
         )
-        messages = [Message(Role.SYSTEM, content=system)]
-        declared = self._tools.developer_namespaces()
-        if self._instructions or declared:
-            messages.append(
-                Message(Role.DEVELOPER, content=DeveloperContent(instructions=self._instructions, tools=declared))
-            )
-        return tuple(messages)
 
     def stream(self, question: str, *, after: Conversation | None = None) -> AsyncGenerator[AgentEvent, None]:
         """Answer a question, telling every step. Closing the iterator stops the run.
@@ -153,8 +146,8 @@ class Agent:
     async def close_async(self) -> None:
         """End the tools, and the engine if it is the agent's own."""
         await self._tools.close()
-        if self._own_engine is not None:
-            await self._own_engine.shutdown()
+        if self._owns_engine:
+            await self._engine.shutdown()
 
     def close(self) -> None:
         """As `close_async`, behind `ask`."""

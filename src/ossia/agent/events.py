@@ -21,15 +21,15 @@ class StopReason(StrEnum):
     CALLS_PENDING = "calls_pending"
     """The model called tools that are the caller's own: run them, append their results and run again."""
     MAX_TURNS = "max_turns"
-    """It took as many turns as it may."""
+    """It took as many turns as it may, and yet called. The calls stand unanswered in the conversation."""
     MAX_CALLS = "max_calls"
-    """It made as many calls as it may."""
+    """It made as many calls as it may, and called again."""
     MAX_TOKENS = "max_tokens"
-    """A turn, or the whole run, reached its limit of tokens."""
+    """A turn, or the whole run, reached its limit of tokens. A call that was cut off is not made."""
     CANCELLED = "cancelled"
     """The engine was told to stop the turn."""
     DEADLINE = "deadline"
-    """The turn's time was up."""
+    """The run's time was up."""
     ERROR = "error"
     """The turn failed; the run's `error` says how."""
 
@@ -44,10 +44,18 @@ class TurnStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnDelta:
-    """What the model wrote, in harmony's terms: message starts, text, ends, repairs."""
+    """What the model wrote.
+
+    Attributes:
+        index: which turn.
+        events: in harmony's terms: message starts, text, ends, repairs. None for the tokens of a header.
+        usage: the turn's tokens so far.
+        logprobs: of the new tokens, if asked for.
+    """
 
     index: int
     events: tuple[Event, ...]
+    usage: Usage
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
@@ -61,7 +69,10 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStarted:
-    """A tool is being asked. `call` is the assistant's message; `number` counts the run's calls from 0."""
+    """A tool will be asked. The calls of a turn are told in order, before any of them is made.
+
+    `call` is the assistant's message; `number` counts the run's calls from 0.
+    """
 
     number: int
     call: Message
@@ -77,7 +88,7 @@ class CallProgressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallEnded:
-    """A tool has answered."""
+    """A tool has answered. Calls of one turn end in any order; their results are appended in the order of the calls."""
 
     number: int
     call: Message

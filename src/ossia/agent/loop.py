@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,8 +28,8 @@ from ossia.agent.events import (
     TurnStarted,
 )
 from ossia.agent.turns import Sampling, Turns
-from ossia.core.errors import ContextLengthError, InvalidInputError
-from ossia.engine.constraint import OutputGrammar, ToolChoice, ToolGrammar, TurnConstraint
+from ossia.core.errors import InvalidInputError, OssiaError
+from ossia.engine.constraint import ToolChoice, ToolGrammar, TurnConstraint
 from ossia.engine.request import FinishReason as EngineFinish
 from ossia.engine.turn import Turn, Usage
 from ossia.harmony.content import FUNCTIONS, ToolNamespace
@@ -51,15 +52,17 @@ class Limits:
     """What a run may spend.
 
     Attributes:
-        max_turns: turns of the model. In the last one no tool may be called, so that there is an answer.
-        max_calls: calls of tools in all; None for no limit.
+        max_turns: turns of the model. In the last one it may call none of the loop's tools, so that there is an answer.
+        max_calls: calls of the loop's tools in all; None for no limit.
         max_tokens: tokens that the model may write in all; None for no limit.
+        max_seconds: from the start of the run; a turn is then cut off, and a call answered so. None for no limit.
         max_parallel: calls that run at once.
     """
 
     max_turns: int = 32
     max_calls: int | None = None
     max_tokens: int | None = None
+    max_seconds: float | None = None
     max_parallel: int = 8
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class Limits:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidInputError(f"{name} is {value}; allowed: at least 1", param=name)
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise InvalidInputError(f"max_seconds is {self.max_seconds}; allowed: above 0", param="max_seconds")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,10 +79,11 @@ class _Run:
     """A run's books."""
 
     messages: list[Message]
+    deadline: float | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0, 0, 0))
     num_turns: int = 0
     num_calls: int = 0
-    pending: list[Message] = field(default_factory=list[Message])
+    pending: tuple[Message, ...] = ()
 
     def ended(self, reason: StopReason, *, error: str | None = None) -> RunEnded:
         return RunEnded(
@@ -86,7 +92,7 @@ class _Run:
             usage=self.usage,
             num_turns=self.num_turns,
             num_calls=self.num_calls,
-            pending=tuple(self.pending),
+            pending=self.pending,
             error=error,
         )
 
@@ -96,15 +102,16 @@ class AgentLoop:
 
     Args:
         turns: takes the model's turns.
-        tools: those that the loop runs itself. The conversation must declare them (`opening` of `Agent` does).
-        external: recipients of tools that the conversation declares and the caller runs.
+        tools: those that the loop runs itself. The conversation must declare them (`opening.open_conversation` does).
+        rules: what a turn may look like, with the grammars of all tools that the conversation declares: `grammars_of`
+            the loop's own, and those of tools that the caller runs. A required call is required of the first turn only.
+            None: the loop's own tools, as the model likes.
         sampling: for every turn; its constraint is the loop's affair.
         limits: what a run may spend.
         approve: asked before each call with the tool's full name and its arguments; False denies the call, and the
             model is told.
-        response_format: what the final answer must look like.
         owner: whose prefixes may be shared; see `Request.cache_salt`.
-        is_constrained: hold headers and arguments to the tools' grammars while the model writes.
+        is_constrained: hold the model to the rules while it writes. If not, they only name the tools.
     """
 
     def __init__(
@@ -112,20 +119,21 @@ class AgentLoop:
         turns: Turns,
         *,
         tools: ToolSet,
-        external: Sequence[ToolGrammar] = (),
+        rules: TurnConstraint | None = None,
         sampling: Sampling | None = None,
         limits: Limits | None = None,
         approve: ApprovalHook | None = None,
-        response_format: OutputGrammar | None = None,
         owner: str = "",
         is_constrained: bool = True,
     ) -> None:
         self._turns, self._tools = turns, tools
-        self._external = tuple(external)
+        self._rules = TurnConstraint(tools=grammars_of(tools)) if rules is None else rules
+        own = set(tools.recipients())
+        self._external = tuple(tool.recipient for tool in self._rules.tools if tool.recipient not in own)
+        self._recipients = (*own, *self._external)
         self._sampling = sampling or Sampling()
         self._limits = limits or Limits()
         self._approve = approve
-        self._response_format = response_format
         self._owner = owner
         self._is_constrained = is_constrained
 
@@ -133,10 +141,13 @@ class AgentLoop:
         """Go on with a conversation until the model answers. Closing the iterator cancels turn and tools.
 
         Raises:
-            ContextLengthError: the first prompt does not fit; a later one ends the run with ERROR.
-            EngineOverloadedError, EngineDeadError: the engine takes nothing.
+            ContextLengthError, InvalidInputError, EngineOverloadedError, EngineDeadError: the first turn cannot be
+                taken. What befalls a later one ends the run with ERROR.
         """
-        run = _Run(messages=list(conversation.messages))
+        seconds = self._limits.max_seconds
+        run = _Run(
+            messages=list(conversation.messages), deadline=None if seconds is None else time.monotonic() + seconds
+        )
         while True:
             turn = None
             try:
@@ -145,7 +156,7 @@ class AgentLoop:
                         yield event
                         if isinstance(event, TurnEnded):
                             turn = event.turn
-            except ContextLengthError as error:
+            except OssiaError as error:
                 if run.num_turns == 0:
                     raise
                 yield run.ended(StopReason.ERROR, error=str(error))
@@ -166,17 +177,21 @@ class AgentLoop:
         prompt = await self._turns.encode(Conversation(tuple(run.messages)))
         sampling = replace(self._sampling, constraint=self._constraint(run))
         if self._limits.max_tokens is not None:
-            left = max(1, self._limits.max_tokens - run.usage.num_output)
+            left = self._limits.max_tokens - run.usage.num_output
             sampling = replace(sampling, max_tokens=min(left, sampling.max_tokens or left))
         request = self._turns.request(
-            prompt, sampling=sampling, owner=self._owner, request_id=f"agent-{secrets.token_hex(8)}"
+            prompt,
+            sampling=sampling,
+            owner=self._owner,
+            request_id=f"agent-{secrets.token_hex(8)}",
+            deadline=run.deadline,
         )
         index = run.num_turns
-        async with await self._turns.start(request, tools=self._recipients()) as turn:
+        async with await self._turns.start(request, tools=self._recipients) as turn:
             yield TurnStarted(index=index, num_prompt_tokens=len(prompt))
             async for news in turn:
-                if news.events:
-                    yield TurnDelta(index=index, events=tuple(news.events), logprobs=news.logprobs)
+                usage = turn.readers[0].usage
+                yield TurnDelta(index=index, events=tuple(news.events), usage=usage, logprobs=news.logprobs)
             result = turn.result()
         run.num_turns += 1
         run.usage = Usage(*(a + b for a, b in zip(run.usage, result.usage, strict=True)))
@@ -184,13 +199,15 @@ class AgentLoop:
         yield TurnEnded(index=index, turn=result)
 
     def _judge(self, run: _Run, turn: Turn) -> RunEnded | None:
-        """How the run ends behind this turn; None if there are calls to make."""
+        """How the run ends behind this turn; None if there are calls to make. A call that was cut off is none."""
         reason = _ENGINE_REASONS.get(turn.engine_finish) if turn.engine_finish is not None else None
         if reason is not None:
             return run.ended(reason, error=turn.error)
-        if not turn.calls:
-            is_cut = turn.finish_reason is FinishReason.LENGTH
+        if turn.finish_reason is not FinishReason.TOOL_CALL:
+            is_cut = turn.finish_reason is FinishReason.LENGTH and turn.engine_finish is EngineFinish.LENGTH
             return run.ended(StopReason.MAX_TOKENS if is_cut else StopReason.ANSWERED)
+        if all(call.recipient in self._external for call in turn.calls):
+            return None
         limits = self._limits
         if limits.max_tokens is not None and run.usage.num_output >= limits.max_tokens:
             return run.ended(StopReason.MAX_TOKENS)
@@ -202,16 +219,17 @@ class AgentLoop:
 
     async def _call_tools(self, run: _Run, calls: Sequence[Message]) -> AsyncGenerator[AgentEvent, None]:
         """Run a turn's calls side by side; append their results in the order of the calls."""
+        run.pending = tuple(call for call in calls if call.recipient in self._external)
+        own = list(enumerate((call for call in calls if call.recipient not in self._external), run.num_calls))
+        run.num_calls += len(own)
+        # All are told before any begins, so that whoever is asked for approval has seen what it is about.
+        for number, call in own:
+            yield CallStarted(number=number, call=call)
         news: asyncio.Queue[AgentEvent] = asyncio.Queue()
         room = asyncio.Semaphore(self._limits.max_parallel)
-        external = {grammar.recipient for grammar in self._external}
-        tasks: list[asyncio.Task[ToolResult]] = []
-        for call in calls:
-            if call.recipient in external:
-                run.pending.append(call)
-                continue
-            number, run.num_calls = run.num_calls, run.num_calls + 1
-            tasks.append(asyncio.create_task(self._call(call, number=number, room=room, news=news)))
+        tasks = [
+            asyncio.create_task(self._call(call, number=number, run=run, room=room, news=news)) for number, call in own
+        ]
         try:
             num_open = len(tasks)
             while num_open:
@@ -226,14 +244,22 @@ class AgentLoop:
             run.messages += task.result().messages
 
     async def _call(
-        self, call: Message, *, number: int, room: asyncio.Semaphore, news: asyncio.Queue[AgentEvent]
+        self, call: Message, *, number: int, run: _Run, room: asyncio.Semaphore, news: asyncio.Queue[AgentEvent]
     ) -> ToolResult:
         def report(progress: ToolProgress) -> None:
             news.put_nowait(CallProgressed(number=number, progress=progress))
 
-        async with room:
-            news.put_nowait(CallStarted(number=number, call=call))
-            result = await self._answer(call, number=number, context=ToolContext(report=report))
+        left = None if run.deadline is None else max(0.0, run.deadline - time.monotonic())
+        try:
+            async with asyncio.timeout(left), room:
+                result = await self._answer(call, number=number, context=ToolContext(report=report))
+        except TimeoutError:
+            result = failure(call, "The time of this run is up.", kind=FailureKind.TIMEOUT)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            result = failure(call, f"{call.recipient} gave up.", kind=FailureKind.FAILED)  # it cancelled itself
         news.put_nowait(CallEnded(number=number, call=call, result=result))
         return result
 
@@ -255,25 +281,20 @@ class AgentLoop:
             logger.exception("asking for approval of %s failed", call.recipient)
             return False
 
-    def _recipients(self) -> tuple[str, ...]:
-        return (*self._tools.recipients(), *(grammar.recipient for grammar in self._external))
-
     def _constraint(self, run: _Run) -> TurnConstraint | None:
-        """What the next turn may write. The last turn that the limits allow may not call."""
-        if not self._is_constrained:
+        """What the next turn may write. The last turn that the limits allow may call none of the loop's tools."""
+        rules, limits = self._rules, self._limits
+        if not self._is_constrained or rules == TurnConstraint():
             return None
-        grammars = (*grammars_of(self._tools), *self._external)
-        if not grammars and self._response_format is None:
-            return None
-        limits = self._limits
-        is_last = run.num_turns + 1 >= limits.max_turns and run.num_turns > 0
+        is_last = run.num_turns + 1 >= limits.max_turns
         is_spent = limits.max_calls is not None and run.num_calls >= limits.max_calls
-        chosen: dict[str, Any] = {}
-        if self._response_format is not None:
-            chosen["response_format"] = self._response_format
-        return TurnConstraint(
-            tools=grammars, tool_choice=ToolChoice.NONE if is_last or is_spent else ToolChoice.AUTO, **chosen
-        )
+        if is_last or is_spent:
+            left = tuple(tool.recipient for tool in rules.callable_tools if tool.recipient in self._external)
+            choice = rules.tool_choice if left else ToolChoice.NONE
+            rules = replace(rules, allowed_tools=left or rules.allowed_tools, tool_choice=choice)
+        if run.num_turns > 0 and rules.tool_choice is ToolChoice.REQUIRED:
+            rules = replace(rules, tool_choice=ToolChoice.AUTO)
+        return rules
 
 
 def grammars_of(tools: ToolSet) -> tuple[ToolGrammar, ...]:
@@ -309,7 +330,7 @@ def _arguments(call: Message) -> dict[str, object]:
     """A call's arguments for whoever approves it; text that is no JSON object stands under `input`."""
     try:
         value = json.loads(call.text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {"input": call.text}
 

@@ -106,6 +106,34 @@ class Sampling:
     logprobs: int | None = None
     constraint: Constraint | None = None
 
+    def resolve(self, defaults: SamplingDefaults, *, room: int) -> SamplingParams:
+        """What the engine is told.
+
+        Args:
+            defaults: the model's.
+            room: tokens that fit behind the prompt.
+
+        Raises:
+            InvalidInputError: a value out of range.
+        """
+        wanted = self.max_tokens if self.max_tokens is not None else defaults.max_tokens
+        return SamplingParams(
+            temperature=defaults.temperature if self.temperature is None else self.temperature,
+            top_p=defaults.top_p if self.top_p is None else self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=self.logit_bias or {},
+            seed=self.seed,
+            n=self.n,
+            max_tokens=room if wanted is None else min(wanted, room),
+            stop=self.stop,
+            logprobs=self.logprobs,
+            constraint=self.constraint,
+        )
+
 
 class TurnNews(NamedTuple):
     """What became known of an answer.
@@ -145,40 +173,33 @@ class Turns:
             raise ContextLengthError(num_tokens=len(ids), limit=self.model.context_length - 1, param="input")
         return tuple(ids)
 
-    def request(self, prompt: tuple[int, ...], *, sampling: Sampling, owner: str, request_id: str) -> Request:
+    def request(
+        self,
+        prompt: tuple[int, ...],
+        *,
+        sampling: Sampling,
+        owner: str,
+        request_id: str,
+        deadline: float | None = None,
+    ) -> Request:
         """What the engine is asked.
 
         Args:
             prompt: from `encode`, so it leaves room.
             owner: the caller's key; prefixes are shared among its requests alone.
             request_id: unique among those in progress.
+            deadline: see `Request`.
 
         Raises:
             InvalidInputError: a value out of range.
         """
-        defaults = self.model.sampling
         room = self.model.context_length - len(prompt)
-        wanted = sampling.max_tokens if sampling.max_tokens is not None else defaults.max_tokens
         return Request(
             id=request_id,
             prompt_ids=prompt,
+            params=sampling.resolve(self.model.sampling, room=room),
+            deadline=deadline,
             cache_salt=owner,
-            params=SamplingParams(
-                temperature=defaults.temperature if sampling.temperature is None else sampling.temperature,
-                top_p=defaults.top_p if sampling.top_p is None else sampling.top_p,
-                top_k=sampling.top_k,
-                min_p=sampling.min_p,
-                repetition_penalty=sampling.repetition_penalty,
-                presence_penalty=sampling.presence_penalty,
-                frequency_penalty=sampling.frequency_penalty,
-                logit_bias=sampling.logit_bias or {},
-                seed=sampling.seed,
-                n=sampling.n,
-                max_tokens=room if wanted is None else min(wanted, room),
-                stop=sampling.stop,
-                logprobs=sampling.logprobs,
-                constraint=sampling.constraint,
-            ),
         )
 
     async def start(self, request: Request, *, tools: Sequence[str] = ()) -> RunningTurn:
