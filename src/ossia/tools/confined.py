@@ -60,6 +60,9 @@ def open_folder(root: Path, parts: tuple[str, ...], *, is_made: bool = False) ->
             if is_made:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, dir_fd=fd)
+                    if os.geteuid() == 0:  # root writes on behalf of the folder's owner
+                        owner = os.fstat(fd)
+                        os.chown(part, owner.st_uid, owner.st_gid, dir_fd=fd, follow_symlinks=False)
             below = _open_one(fd, part, os.O_RDONLY | os.O_DIRECTORY)
             os.close(fd)
             fd = below

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ossia.core.errors import InvalidInputError, MissingExtraError
-from ossia.harmony.content import ToolNamespace
+from ossia.harmony.content import FUNCTIONS, ToolNamespace
 from ossia.harmony.message import Message
 from ossia.tools.base import FailureKind, Tool, ToolContext, ToolError, ToolResult, failure
 
@@ -108,12 +108,15 @@ class ToolSet:
         """The tool that a recipient names, or None. A namespace that is one tool takes any name below it."""
         if not recipient:
             return None
-        tool = self._tools.get(recipient.split(".", 1)[0])
-        if tool is None:
-            return None
-        functions = tool.declaration().tools
-        known = not functions or recipient in {f"{tool.name}.{function.name}" for function in functions}
-        return tool if known else None
+        space, _, rest = recipient.partition(".")
+        tool = self._tools.get(space)
+        if tool is not None:
+            functions = tool.declaration().tools
+            if not functions or recipient in {f"{tool.name}.{function.name}" for function in functions}:
+                return tool
+        # The parser reads a bare name as a function's, so `functions.apply_patch` may mean the tool `apply_patch`.
+        alone = self._tools.get(rest) if space == FUNCTIONS else None
+        return alone if alone is not None and not alone.declaration().tools else None
 
     async def call(self, message: Message, *, context: ToolContext | None = None) -> ToolResult:
         """Answers a call, whatever it is."""

@@ -61,6 +61,8 @@ def test_calls_go_where_they_are_addressed() -> None:
     assert result.messages[0].channel == "commentary"
     assert ask(tools, "whole").text == "hi"
     assert ask(tools, "whole.exec").text == "hi"
+    assert ask(tools, "functions.whole").text == "hi", "the parser reads a bare name as a function's"
+    assert ask(tools, "functions.echo").failure is FailureKind.NO_SUCH_TOOL
 
 
 @pytest.mark.parametrize(

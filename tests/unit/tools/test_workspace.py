@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ossia.tools.workspace.container import ContainerTool
 from ossia.tools.workspace.patch_tool import ApplyPatchTool
 from ossia.tools.workspace.repo_browser import RepoBrowserTool
 
+OWNER = 12_345
 PATCH = "*** Begin Patch\n*** Update File: src/a.py\n@@\n-x = 1\n+x = 2\n*** End Patch\n"
 
 
@@ -28,6 +30,9 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "secret").write_text("hunter2")
     (root / "out").symlink_to(tmp_path / "secret")
     (root / "up").symlink_to(tmp_path)
+    if os.geteuid() == 0:
+        for path in (root, *root.rglob("*")):
+            os.chown(path, OWNER, OWNER, follow_symlinks=False)
     return root
 
 
@@ -120,10 +125,30 @@ def test_a_command_sees_the_folder_and_may_change_it(execute: Any, root: Path) -
     assert "not found" in execute("no-such-program").text
 
 
+def test_nothing_runs_as_root(execute: Any, root: Path) -> None:
+    assert "uid=0" not in execute("id").text
+    if os.geteuid() == 0:
+        os.chown(root, 0, 0)
+        assert "nothing is run as root" in execute("id").text
+
+
+def test_kernel_settings_are_read_only(execute: Any) -> None:
+    """Root owns them by number, whatever its capabilities; a mount that is read-only holds all the same."""
+    shown = execute("sh", "-c", "grep ' /proc/' /proc/mounts; cat /proc/sys/kernel/ostype").text
+    assert "Linux" in shown
+    mounts = [line.split() for line in shown.splitlines() if line.count(" ") == 5]
+    by_place = {fields[1]: fields[3].split(",") for fields in mounts}
+    for place in (name for name in ("/proc/sys", "/proc/sysrq-trigger") if Path(name).exists()):
+        assert "ro" in by_place[place]
+
+
 def test_a_command_is_held(execute: Any, root: Path) -> None:
     assert execute("sleep", "60", timeout=300).failure is FailureKind.TIMEOUT
     assert "hunter2" not in execute("cat", "out", "up/secret").text
     assert "No such file" in execute("cat", "/etc/shadow").text
+    for path in ("/proc/sys/kernel/hostname", "/proc/sys/fs/file-max", "/usr/x", "/etc/x", "/dev/x"):
+        assert "[exit status 0]" not in execute("sh", "-c", f"cat {path}; [ -w {path} ] || touch {path}").text
+    assert "[exit status 0]" not in execute("unshare", "--user", "id").text
     flood = execute("sh", "-c", "yes | head -c 1000000000")
     assert "printed more than" in flood.text
     assert len(flood.text) < 25_000

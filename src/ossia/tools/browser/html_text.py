@@ -15,9 +15,9 @@ from urllib.parse import urljoin, urlsplit
 from ossia.tools.browser.page import MARKER, LinkTable, clean_text, host_of, strip_markers
 from ossia.tools.extras import need
 
-MIN_MAIN_CHARS = 150
+MIN_MAIN_CHARS = 100
 MIN_MAIN_SHARE = 0.05
-MAX_LINK_SHARE = 0.8
+MAX_LINK_SHARE = 0.9
 _MAX_DEPTH = 200
 _DROPPED = frozenset(
     {"script", "style", "noscript", "template", "svg", "math", "iframe", "object", "head", "select", "textarea"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -16,11 +17,14 @@ from typing import Protocol
 from ossia.core.errors import OssiaError
 from ossia.tools.sandbox.cgroup import Cgroup
 from ossia.tools.sandbox.limits import SandboxLimits
+from ossia.tools.sandbox.watch import measure_processes
 
 BOOT_DIR = "/run/ossia"
 """Where the program finds boot.py and what else was laid there for it, read-only."""
 
 _STDERR_KEPT = 16_384
+_END_SECONDS = 10.0
+_log = logging.getLogger(__name__)
 
 
 class SandboxError(OssiaError):
@@ -56,6 +60,7 @@ class SandboxProcess:
     process: asyncio.subprocess.Process
     cgroup: Cgroup | None = None
     container: tuple[str, ...] = ()
+    has_namespace: bool = True
     _stderr: bytearray = field(default_factory=bytearray)
     _reader: asyncio.Task[None] | None = None
 
@@ -81,15 +86,22 @@ class SandboxProcess:
     async def kill(self) -> None:
         """Ends every process of the sandbox. With a PID namespace, the end of its first process is the end of all."""
         if self.is_alive:
+            # Without one, a process may have left the group, but not its place below the first.
+            strays = [] if self.has_namespace else measure_processes(self.process.pid)[0]
             with contextlib.suppress(ProcessLookupError):
-                # Its own session, so the group holds helpers of a sandbox without namespaces as well.
                 os.killpg(self.process.pid, signal.SIGKILL)
+            for pid in strays:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
         if self.container:
             remover = await asyncio.create_subprocess_exec(
                 *self.container, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
             )
             await remover.wait()
-        await self.process.wait()
+        try:
+            await asyncio.wait_for(self.process.wait(), _END_SECONDS)
+        except TimeoutError:
+            _log.error("a sandbox's process %d does not end", self.process.pid)
         if self._reader is not None:
             self._reader.cancel()
             with contextlib.suppress(asyncio.CancelledError):

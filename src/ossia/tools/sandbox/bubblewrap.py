@@ -1,9 +1,9 @@
 """The sandbox by bubblewrap: namespaces for everything, no network, a file system of a few read-only folders.
 
 A user other than root gets a user namespace. Root does not: its processes would still count as root's, whom no limit
-on the number of processes binds; instead the program becomes the user that owns the writable folder, and
-`prepare_folder` gives a folder an owner whose number nobody else has. Where that owner is root, the program stays
-root's, without a single capability.
+on the number of processes binds, and who may write kernel settings below /proc/sys by mere ownership. Instead the
+program becomes the user that owns the writable folder; `prepare_folder` gives a folder an owner whose number nobody
+else has. Nothing runs as root.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from ossia.tools.sandbox.base import (
     boot_settings,
 )
 from ossia.tools.sandbox.cgroup import make_cgroup
+from ossia.tools.sandbox.limits import MIB
 from ossia.tools.sandbox.seccomp import build_filter
 
 _FIRST_UID, _NUM_UIDS = 1_879_048_192, 65_536
 """User numbers for sandboxes: above what distributions and name services give out."""
 _NAMESPACE_UID = 1000
 _ETC = ("alternatives", "fonts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types")
+_PROC_READ_ONLY = ("sys", "sysrq-trigger", "irq", "bus", "fs")
+_PROC_HIDDEN = ("kcore", "keys", "timer_list", "latency_stats", "sched_debug", "kallsyms", "kmsg")
 _PROBE_SECONDS = 10
 # The shell joins the control groups before it becomes bubblewrap, so nothing ever runs outside of them.
 _JOIN = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1" || exit 125; shift; n=$((n-1)); done; exec "$@"'
@@ -65,7 +68,7 @@ class BubblewrapSandbox:
         if shutil.which(self._command) is None:
             return "bubblewrap is not installed (the package 'bubblewrap' of your distribution)"
         try:
-            arguments = [*self._namespaces(uid=None), *self._file_system(), "--", "/bin/true"]
+            arguments = [*self._namespaces(), *self._file_system(temporary_bytes=MIB), "--", "/bin/true"]
             done = subprocess.run(  # noqa: S603  our own arguments
                 [self._command, *arguments], capture_output=True, timeout=_PROBE_SECONDS, check=False
             )
@@ -98,13 +101,9 @@ class BubblewrapSandbox:
             ),
             **launch.environment,
         }
-        size = str(launch.limits.temporary_bytes)
         arguments = [
-            *self._namespaces(uid=uid),
-            *self._file_system(),
-            *("--perms", "1777", "--size", size, "--tmpfs", "/dev/shm"),  # noqa: S108
-            *("--remount-ro", "/dev"),
-            *("--perms", "1777", "--size", size, "--tmpfs", "/tmp"),  # noqa: S108
+            *self._namespaces(),
+            *self._file_system(temporary_bytes=launch.limits.temporary_bytes),
             *(*_parents(BOOT_DIR), "--ro-bind", str(launch.boot_dir), BOOT_DIR),
         ]
         for host, inside in launch.writable.items():
@@ -141,12 +140,12 @@ class BubblewrapSandbox:
                 os.close(filter_fd)
         return SandboxProcess(process=process, cgroup=cgroup)
 
-    def _namespaces(self, *, uid: int | None) -> list[str]:
+    def _namespaces(self) -> list[str]:
         options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
         options += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
         if self._has_own_uid:
             # Given up again when boot.py changes the user.
-            return options if uid is None else [*options, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+            return [*options, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         options += ["--unshare-user", "--uid", str(_NAMESPACE_UID), "--gid", str(_NAMESPACE_UID)]
         return [*options, "--disable-userns"] if self._knows_disable_userns() else options
 
@@ -156,7 +155,7 @@ class BubblewrapSandbox:
             self._can_disable_userns = b"--disable-userns" in shown.stdout + shown.stderr
         return self._can_disable_userns
 
-    def _file_system(self) -> list[str]:
+    def _file_system(self, *, temporary_bytes: int) -> list[str]:
         options = ["--ro-bind", "/usr", "/usr"]
         for hidden in ("/usr/local", "/usr/src"):
             if Path(hidden).is_dir():
@@ -170,9 +169,21 @@ class BubblewrapSandbox:
         options += ["--perms", "0755", "--dir", "/etc"]
         for name in _ETC:
             options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        size = str(temporary_bytes)
+        options += ["--proc", "/proc", "--dev", "/dev"]
+        for path in ("/dev/shm", "/tmp"):  # noqa: S108  the sandbox's own
+            options += ["--perms", "1777", "--size", size, "--tmpfs", path]
+        options += ["--remount-ro", "/dev"]
+        # bwrap leaves these as the kernel has them where the folder itself cannot be written to.
+        for name in _PROC_READ_ONLY:
+            options += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
+        for name in _PROC_HIDDEN:
+            if Path("/proc", name).exists():
+                options += ["--ro-bind", "/dev/null", f"/proc/{name}"]
+        # Last, since an interpreter may live below /tmp.
         for path in self._prefixes():
             options += [*_parents(str(path)), "--ro-bind", str(path), str(path)]
-        return [*options, "--proc", "/proc", "--dev", "/dev"]
+        return options
 
     def _prefixes(self) -> Iterator[Path]:
         """Folders of the interpreter outside of /usr, those of a virtual environment's parent too."""
@@ -190,13 +201,20 @@ class BubblewrapSandbox:
                 yield path
 
     def _uid_of(self, launch: Launch) -> int | None:
-        """Whom the program becomes; None leaves it what it is."""
+        """Whom the program becomes; None leaves it what it is, which is not root."""
         if not self._has_own_uid:
             return None
         uids = {path.lstat().st_uid for path in launch.writable}
         if len(uids) != 1:
             raise SandboxError(f"the writable folders of a sandbox belong to {len(uids)} users; give them one owner")
-        return uids.pop() or None
+        uid = uids.pop()
+        if uid == 0:
+            folders = " ".join(str(path) for path in launch.writable)
+            raise SandboxError(
+                "the writable folder belongs to root, and nothing is run as root in a sandbox; "
+                f"give it to another user, as by: chown -R 1000:1000 {folders}"
+            )
+        return uid
 
 
 def _pin(num_cpus: int) -> list[str]:

@@ -56,4 +56,4 @@ class UnsafeSandbox:
         if cgroup is not None:
             for file in cgroup.procs_files:
                 file.write_text(str(process.pid))
-        return SandboxProcess(process=process, cgroup=cgroup)
+        return SandboxProcess(process=process, cgroup=cgroup, has_namespace=False)

@@ -204,6 +204,9 @@ def _replace(data: bytes, folder: int, name: str, *, mode: int) -> None:
         with open(fd, "wb") as file:
             file.write(data)
             os.fchmod(file.fileno(), mode)
+            if os.geteuid() == 0:  # root writes on behalf of the folder's owner
+                owner = os.fstat(folder)
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -44,7 +44,8 @@ class ContainerTool:
     """Runs commands. Each starts a sandbox of its own; what it leaves in the working folder stays.
 
     Args:
-        root: the working folder on the host, shown at /workspace. Commands can change all of it.
+        root: the working folder on the host, shown at /workspace. Commands run as its owner, who must not be root,
+            and can change all of it.
         sandbox: see `pick_sandbox`.
         is_unsafe_allowed: leave to run without a sandbox.
         limits: of each command.
