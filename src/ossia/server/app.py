@@ -24,7 +24,7 @@ Tests use `engine.scripted.ScriptedEngine` through the fixtures of tests/unit/se
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,7 +113,7 @@ def create_app(context: ServerContext) -> FastAPI:
     """The app. While it runs it owns the context: it closes the engine and the database at its end."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         await context.responses.start()
         yield
         context.is_draining = True

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ossia.core.errors import EngineDeadError, ModelNotFoundError
+from ossia.server.makers import ToolMaker, default_makers
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -43,6 +44,7 @@ class ServerContext:
         replay: reasoning and sampled ids of late answers, for clients that send less back than they got.
         sealer: makes and reads `encrypted_content`.
         responses: runs and keeps responses. Set by `create_app`.
+        tool_makers: how the tools that the server runs itself are made, by their kinds.
         clock: seconds since 1970.
         today: the date for system messages, as YYYY-MM-DD.
         new_id: makes ids.
@@ -59,6 +61,7 @@ class ServerContext:
     database: Database
     replay: ReplayCache
     sealer: Sealer
+    tool_makers: Mapping[str, ToolMaker] = field(default_factory=default_makers)
     clock: Callable[[], float] = time.time
     today: Callable[[], str] = field(default=lambda: datetime.now(UTC).date().isoformat())
     new_id: Callable[[str], str] = new_id

@@ -10,6 +10,7 @@ from ossia.core.errors import InvalidInputError
 
 MIB = 1 << 20
 DAY = 86_400.0
+HOSTED_TOOLS = ("web_search", "code_interpreter", "mcp")
 
 
 class ReasoningPolicy(StrEnum):
@@ -72,6 +73,7 @@ class ServerSettings:
         reasoning: what clients see of the chain of thought.
         database_url: an SQLAlchemy URL; None for a SQLite file under `data_home()`.
         ttl_seconds: how long stored responses and conversations live; None for ever.
+        tools: the tools that the server runs itself for clients: web_search, code_interpreter, mcp.
         limits: bounds for each client.
         drain_seconds: how long a stopping server waits for what is in progress.
         with_docs: serve /docs and /openapi.json.
@@ -87,6 +89,7 @@ class ServerSettings:
     reasoning: ReasoningPolicy = ReasoningPolicy.RAW
     database_url: str | None = None
     ttl_seconds: float | None = 30 * DAY
+    tools: tuple[str, ...] = ()
     limits: Limits = Limits()
     drain_seconds: float = 30.0
     with_docs: bool = True
@@ -102,6 +105,10 @@ class ServerSettings:
             )
         if self.ttl_seconds is not None and self.ttl_seconds <= 0:
             raise InvalidInputError(f"ttl_seconds is {self.ttl_seconds}; give seconds above 0, or none", param="ttl")
+        if unknown := [tool for tool in self.tools if tool not in HOSTED_TOOLS]:
+            raise InvalidInputError(
+                f"there is no tool {unknown[0]!r} for clients; these exist: {', '.join(HOSTED_TOOLS)}", param="tools"
+            )
         _at_least(self, "drain_seconds", 0)
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ossia.harmony.content import DeveloperContent, Effort, SystemContent
+from ossia.harmony.content import DeveloperContent, Effort, SystemContent, ToolNamespace
 from ossia.harmony.message import Conversation, Message, Role
 from ossia.server.conversation.tools import TurnRules
 
@@ -27,6 +27,8 @@ def build_conversation(
     rules: TurnRules | None = None,
     instructions: str | None = None,
     effort: Effort = Effort.MEDIUM,
+    system_tools: Sequence[ToolNamespace] = (),
+    developer_tools: Sequence[ToolNamespace] = (),
 ) -> Conversation:
     """Put the server's messages in front of the client's.
 
@@ -35,6 +37,7 @@ def build_conversation(
         date: as YYYY-MM-DD.
         rules: tools and answer format.
         instructions: stand before all else that the developer says.
+        system_tools, developer_tools: those that the server runs itself, declared where the models expect them.
 
     Raises:
         InvalidInputError: a tool or a format that cannot be declared.
@@ -50,10 +53,11 @@ def build_conversation(
         knowledge_cutoff=model.identity.knowledge_cutoff,
         effort=effort,
         date=date,
+        tools=tuple(system_tools),
     )
     developer = DeveloperContent(
         instructions="\n\n".join(texts) if texts else None,
-        tools=rules.namespaces(),
+        tools=(*rules.namespaces(), *developer_tools),
         response_formats=() if rules.format is None else (rules.format.declare(),),
     )
     opening = [Message(Role.SYSTEM, content=system)]

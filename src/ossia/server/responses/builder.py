@@ -9,20 +9,24 @@ given at once are the same object.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ossia.harmony.events import ContentDelta, MessageEnd, MessageStart
 from ossia.harmony.message import Channel, Message
 from ossia.server.conversation.tools import CustomSpec, TurnRules, bare_name
+from ossia.server.responses.hosted import Shown, close_call, open_call, written
 from ossia.server.responses.items import Item
 from ossia.server.responses.schema import JsonObject
 from ossia.server.settings import ReasoningPolicy
+from ossia.tools.browser.citations import CitedPage, annotate
 
 if TYPE_CHECKING:
     from ossia.engine.output_event import TokenLogprob
     from ossia.harmony.events import Event
     from ossia.harmony.tokenizer import Tokenizer
+    from ossia.tools.base import ToolResult
 
 
 class StreamEvent(NamedTuple):
@@ -40,6 +44,8 @@ class Choices(NamedTuple):
         has_logprobs: output texts come with the logprobs of their tokens.
         seals: makes `encrypted_content` of a reasoning message; None if it was not asked for.
         summarises: reasoning comes with a summary; see `OutputBuilder.wants_summary`.
+        hosted: namespaces of the server's own tools, and their kinds.
+        include: what else is shown of their calls.
     """
 
     rules: TurnRules
@@ -47,19 +53,22 @@ class Choices(NamedTuple):
     has_logprobs: bool = False
     seals: Callable[[Message], str] | None = None
     summarises: bool = False
+    hosted: Mapping[str, str] = MappingProxyType({})
+    include: Sequence[str] = ()
 
 
 class _Open:
     """The item in the making."""
 
-    __slots__ = ("body", "delta", "final", "kind", "logprobs", "new_logprobs", "pieces", "start")
+    __slots__ = ("body", "delta", "final", "header", "hosted", "kind", "logprobs", "pieces", "start")
 
-    def __init__(self, kind: str, body: JsonObject) -> None:
+    def __init__(self, kind: str, body: JsonObject, header: MessageStart) -> None:
         self.kind = kind
         self.body = body
+        self.header = header
+        self.hosted: Shown | None = None
         self.pieces: list[str] = []
         self.logprobs: list[JsonObject] = []
-        self.new_logprobs: list[JsonObject] = []  # of tokens whose text is not out yet
         self.start = ""  # what all deltas have in common
         self.delta: str | None = None  # the type of the deltas; None: what is said is not shown
         self.final = ""
@@ -84,6 +93,10 @@ class OutputBuilder:
         self._sequence = first_sequence
         self._open: _Open | None = None
         self._ending: Message | None = None
+        self._turn_start = 0  # items before those of the turn in progress
+        self._hosted: list[int] = []  # places of calls of the server's own tools
+        self._waiting: set[int] = set()  # those of them that wait for their results
+        self._pages: dict[int, CitedPage] = {}
 
     @property
     def num_calls(self) -> int:
@@ -110,7 +123,8 @@ class OutputBuilder:
         """Takes one event of the turn.
 
         Args:
-            messages: those complete so far; the one that ends with this event is among them.
+            messages: those of the turn that are complete; where the one that ends with this event is not among
+                them, it is made of what was said, until `settle`.
             logprobs: of the tokens behind this event.
             is_cut: the turn ends here because it may not be longer.
         """
@@ -119,24 +133,26 @@ class OutputBuilder:
         if isinstance(event, MessageStart):
             return self._start(event)
         if isinstance(event, MessageEnd) and self._open is not None:
-            return self._end(self._open, messages[len(self.items)], is_incomplete=is_cut and event.stop is None)
+            place = len(self.items) - self._turn_start
+            message = messages[place] if place < len(messages) else _message_of(self._open)
+            return self._end(self._open, message, is_incomplete=is_cut and event.stop is None)
         return []
 
     # ---- beginnings ----
 
     def _start(self, start: MessageStart) -> list[StreamEvent]:
         if start.recipient is not None and start.recipient != "all":
-            self._open = self._start_call(start.recipient)
+            self._open = self._start_call(start, start.recipient)
         elif start.channel == Channel.ANALYSIS:
             body: JsonObject = {"id": self._new_id("rs"), "type": "reasoning", "summary": [], "status": "in_progress"}
-            self._open = _Open("reasoning", body)
+            self._open = _Open("reasoning", body, start)
             if self._choices.policy is ReasoningPolicy.RAW:
                 body["content"] = []
                 self._open.delta, self._open.final = "response.reasoning_text.delta", "response.reasoning_text.done"
         else:
             phase = "commentary" if start.channel == Channel.COMMENTARY else "final_answer"
             body = {"id": self._new_id("msg"), "type": "message", "role": "assistant", "status": "in_progress"}
-            self._open = _Open("message", {**body, "content": [], "phase": phase})
+            self._open = _Open("message", {**body, "content": [], "phase": phase}, start)
             self._open.delta, self._open.final = "response.output_text.delta", "response.output_text.done"
         item = self._open
         index = len(self.items)
@@ -145,20 +161,28 @@ class OutputBuilder:
         if item.kind in ("message", "reasoning") and item.delta is not None:
             place["content_index"] = 0
             events.append(self.event("response.content_part.added", **place, part=self._part(item, "")))
+        if item.hosted is not None:
+            events.append(self.event(f"{item.hosted.prefix}.in_progress", **place))
         item.start = json.dumps({"type": item.delta, **place}, separators=(",", ":"))[:-1]
         return events
 
-    def _start_call(self, recipient: str) -> _Open:
+    def _start_call(self, start: MessageStart, recipient: str) -> _Open:
+        kind = self._choices.hosted.get(recipient.partition(".")[0])
+        if kind is not None:
+            shown = open_call(kind, recipient, new_id=self._new_id)
+            item = _Open(shown.body["type"], shown.body, start)
+            item.hosted, item.delta, item.final = shown, shown.delta, shown.final
+            return item
         name = bare_name(recipient)
         call_id = self._new_id("call")
         if isinstance(self._choices.rules.find(name), CustomSpec):
             body: JsonObject = {"id": self._new_id("ctc"), "type": "custom_tool_call", "call_id": call_id}
-            item = _Open("custom_tool_call", {**body, "name": name, "input": ""})
+            item = _Open("custom_tool_call", {**body, "name": name, "input": ""}, start)
             item.delta = "response.custom_tool_call_input.delta"
             item.final = "response.custom_tool_call_input.done"
         else:
             body = {"id": self._new_id("fc"), "type": "function_call", "status": "in_progress", "call_id": call_id}
-            item = _Open("function_call", {**body, "name": name, "arguments": ""})
+            item = _Open("function_call", {**body, "name": name, "arguments": ""}, start)
             item.delta = "response.function_call_arguments.delta"
             item.final = "response.function_call_arguments.done"
         return item
@@ -193,6 +217,8 @@ class OutputBuilder:
     def _end(self, item: _Open, message: Message, *, is_incomplete: bool) -> list[StreamEvent]:
         status = "incomplete" if is_incomplete else "completed"
         self._ending = message
+        if item.hosted is not None:
+            return self._end_hosted_text(item, item.hosted, message)
         if item.kind == "reasoning":
             item.body["status"] = status
             if self._choices.summarises and message.text.strip() and not is_incomplete:
@@ -238,8 +264,13 @@ class OutputBuilder:
         part = self._part(item, text)
         item.body["content"] = [part]
         place["content_index"] = 0
+        events: list[StreamEvent] = []
+        for i, annotation in enumerate(part.get("annotations", ())):
+            kind = "response.output_text.annotation.added"
+            events.append(self.event(kind, **place, annotation_index=i, annotation=annotation))
         extra = {"logprobs": [_short(entry) for entry in item.logprobs]} if item.kind == "message" else {}
         return [
+            *events,
             self.event(item.final, **place, text=text, **extra),
             self.event("response.content_part.done", **place, part=part),
         ]
@@ -255,7 +286,86 @@ class OutputBuilder:
     def _part(self, item: _Open, text: str) -> JsonObject:
         if item.kind == "reasoning":
             return {"type": "reasoning_text", "text": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": item.logprobs}
+        found = annotate(text, self._pages).annotations if self._pages else ()
+        annotations = [annotation.to_dict() for annotation in found]
+        return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": item.logprobs}
+
+    # ---- tools of the server ----
+
+    def list_tools(self, body: JsonObject) -> list[StreamEvent]:
+        """Tell of the tools that an MCP server has."""
+        place: JsonObject = {"output_index": len(self.items)}
+        begun: JsonObject = {**body, "tools": []}
+        self.items.append(Item(body, ()))
+        self._turn_start = len(self.items)
+        return [
+            self.event("response.output_item.added", **place, item=begun),
+            self.event("response.mcp_list_tools.in_progress", **place, item_id=body["id"]),
+            self.event("response.mcp_list_tools.completed", **place, item_id=body["id"]),
+            self.event("response.output_item.done", **place, item=body),
+        ]
+
+    def settle(self, messages: Sequence[Message]) -> None:
+        """A turn is over: its items get the messages as sampled."""
+        for place, message in enumerate(messages, start=self._turn_start):
+            if place < len(self.items):
+                self.items[place] = self.items[place]._replace(messages=(message,))
+        self._turn_start = len(self.items)
+
+    def _end_hosted_text(self, item: _Open, shown: Shown, message: Message) -> list[StreamEvent]:
+        """The call is written; now the tool works. Its item keeps its place."""
+        place = {"item_id": item.body["id"], "output_index": len(self.items)}
+        fields = written(item.body, "".join(item.pieces), item.header.recipient or "")
+        events = [self.event(shown.final, **place, **fields)] if shown.delta is not None else []
+        if shown.working is not None:
+            events.append(self.event(shown.working, **place))
+        self._hosted.append(len(self.items))
+        self._waiting.add(len(self.items))
+        self.items.append(Item(item.body, (message,)))
+        self._open = None
+        return events
+
+    def end_hosted(self, number: int, call: Message, result: ToolResult) -> list[StreamEvent]:
+        """A tool has answered.
+
+        Args:
+            number: which call of the server's own tools it was, from 0.
+        """
+        place = self._hosted[number]
+        body = self.items[place].body
+        self._waiting.discard(place)
+        ending = close_call(body, result, call=call, include=self._choices.include)
+        self.items[place] = Item(body, (call, *result.messages))
+        for source in result.sources:
+            self._pages[source.cursor] = CitedPage(url=source.url, title=source.title)
+        prefix = {"web_search_call": "response.web_search_call", "mcp_call": "response.mcp_call"}
+        kind = prefix.get(body["type"], "response.code_interpreter_call")
+        return [
+            self.event(f"{kind}.{ending}", item_id=body["id"], output_index=place),
+            self.event("response.output_item.done", output_index=place, item=body),
+        ]
+
+    def end_waiting(self) -> list[StreamEvent]:
+        """End the calls whose results will not come."""
+        events: list[StreamEvent] = []
+        for place in sorted(self._waiting):
+            body = self.items[place].body
+            body["status"] = "incomplete"
+            events.append(self.event("response.output_item.done", output_index=place, item=body))
+        self._waiting.clear()
+        return events
+
+
+def _message_of(item: _Open) -> Message:
+    """What was said, without its ids."""
+    header = item.header
+    return Message(
+        header.role,
+        content="".join(item.pieces),
+        channel=header.channel,
+        recipient=header.recipient,
+        content_type=header.content_type,
+    )
 
 
 def _event(sequence: int, kind: str, **fields: Any) -> StreamEvent:

@@ -32,6 +32,7 @@ _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "summary_text", "r
 _ROLES = {"user": Role.USER, "system": Role.SYSTEM, "developer": Role.DEVELOPER, "assistant": Role.ASSISTANT}
 _CALLS = frozenset({"function_call", "custom_tool_call"})
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
+_HOSTED = frozenset({"web_search_call", "code_interpreter_call", "mcp_call", "mcp_list_tools"})
 MAX_ITEMS = 10_000
 MAX_NAME = 200
 MAX_ID = 80
@@ -140,10 +141,16 @@ class ItemReader:
             item = self._call(data, at=at)
         elif kind in _OUTPUTS:
             item = self._output(data, at=at)
+        elif kind in _HOSTED:
+            item = self._memory.stored.get(_id_of(data) or "") or Item(self._named(data), ())
         else:
             raise unsupported(f"{at} is of the type {kind[:60]!r}, which this server does not take", param=f"{at}.type")
         self._follow(item)
         return item
+
+    def _named(self, data: JsonObject) -> JsonObject:
+        """An item of a tool of some server's own, of which nothing is known here: the model is told nothing."""
+        return {**data, "id": _id_of(data) or self._new_id("item")}
 
     def _follow(self, item: Item) -> None:
         for message in item.messages:

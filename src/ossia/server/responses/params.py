@@ -24,6 +24,8 @@ from ossia.harmony.json_text import JsonValue
 from ossia.server.body import validate
 from ossia.server.conversation.tools import CustomSpec, FormatSpec, FunctionSpec, ToolSpec, TurnRules
 from ossia.server.errors import ApiError, unsupported
+from ossia.server.makers import HostedTool
+from ossia.server.responses.hosted import HOSTED_TYPES, read_hosted
 from ossia.server.responses.schema import PromptBody
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -31,23 +33,52 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _CHOICES = {choice.value: choice for choice in ToolChoice}
 
 
+class Chosen(NamedTuple):
+    """What `tool_choice` says.
+
+    Attributes:
+        names: of the client's tools that may be called; None if `tool_choice` names none at all: all may.
+        hosted: those of the server's tools that may be called, where `names` is set.
+    """
+
+    choice: ToolChoice
+    names: tuple[str, ...] | None = None
+    hosted: tuple[HostedTool, ...] = ()
+
+
 class PromptParams(NamedTuple):
     """What the prompt needs beside messages, and how it was said, to be told again in the response.
 
     Attributes:
+        hosted: the tools that the server is to run itself. With any, `rules` leaves the choice among tools open.
+        chosen: what `tool_choice` says.
         echo: the fields `tools`, `tool_choice`, `parallel_tool_calls`, `text` and `reasoning` of the response.
     """
 
     rules: TurnRules
     effort: Effort
     summary: str | None
+    hosted: tuple[HostedTool, ...]
+    chosen: Chosen
     echo: dict[str, Any]
 
 
-def read_params(body: PromptBody) -> PromptParams:
-    """Raises ApiError or InvalidInputError for what is wrong or cannot be done; it names the parameter."""
-    tools = tuple(read_tool(tool, at=f"tools[{i}]") for i, tool in enumerate(body.tools or ()))
-    choice, allowed = read_choice(body.tool_choice, tools)
+def read_params(body: PromptBody, *, enabled: Sequence[str] = ()) -> PromptParams:
+    """What a request says beside its items.
+
+    Args:
+        enabled: kinds of tools that the server runs itself.
+
+    Raises ApiError or InvalidInputError for what is wrong or cannot be done; it names the parameter."""
+    tools: list[ToolSpec] = []
+    hosted: list[HostedTool] = []
+    for i, tool in enumerate(body.tools or ()):
+        own = read_hosted(tool, at=f"tools[{i}]", enabled=enabled)
+        if own is None:
+            tools.append(read_tool(tool, at=f"tools[{i}]"))
+        else:
+            hosted.append(own)
+    chosen = read_choice(body.tool_choice, hosted=hosted)
     wanted = body.text or {}
     text = validate(ResponseTextConfig, {"verbosity": wanted.get("verbosity")}, at="text")
     reasoning = validate(Reasoning, body.reasoning or {}, at="reasoning")
@@ -56,7 +87,14 @@ def read_params(body: PromptBody) -> PromptParams:
         effort = Effort.MEDIUM if reasoning.effort is None else Effort.parse(reasoning.effort)
     except InvalidInputError as error:
         raise InvalidInputError(str(error), param="reasoning.effort") from error
-    rules = TurnRules(tools=tools, choice=choice, allowed=allowed, parallel=parallel, format=read_format(body.text))
+    is_open = bool(hosted) and chosen.choice is not ToolChoice.NONE
+    rules = TurnRules(
+        tools=tuple(tools),
+        choice=ToolChoice.AUTO if is_open else chosen.choice,
+        allowed=None if is_open else chosen.names,
+        parallel=parallel,
+        format=read_format(body.text),
+    )
     summary = reasoning.summary or reasoning.generate_summary
     echo: dict[str, Any] = {
         "tools": body.tools or [],
@@ -68,7 +106,7 @@ def read_params(body: PromptBody) -> PromptParams:
         },
         "reasoning": {"effort": effort.value, "summary": summary},
     }
-    return PromptParams(rules, effort, summary, echo)
+    return PromptParams(rules, effort, summary, tuple(hosted), chosen, echo)
 
 
 def read_tool(tool: Mapping[str, Any], *, at: str) -> ToolSpec:
@@ -100,12 +138,14 @@ def read_tool(tool: Mapping[str, Any], *, at: str) -> ToolSpec:
     )
 
 
-def read_choice(
-    choice: str | Mapping[str, Any] | None, tools: Sequence[ToolSpec]
-) -> tuple[ToolChoice, tuple[str, ...] | None]:
-    """`tool_choice` in any of its forms: what may be done, and which tools may be called (None: all)."""
+def read_choice(choice: str | Mapping[str, Any] | None, *, hosted: Sequence[HostedTool]) -> Chosen:
+    """`tool_choice` in any of its forms.
+
+    Raises:
+        ApiError: a form or a tool that is not known here.
+    """
     if choice is None:
-        return ToolChoice.AUTO, None
+        return Chosen(ToolChoice.AUTO)
     if isinstance(choice, str):
         if choice not in _CHOICES:
             raise ApiError(
@@ -113,23 +153,45 @@ def read_choice(
                 code="invalid_value",
                 param="tool_choice",
             )
-        return _CHOICES[choice], None
-    kind = choice.get("type")
-    if kind in ("function", "custom"):
-        return ToolChoice.REQUIRED, (_chosen_name(choice, at="tool_choice"),)
-    if kind == "allowed_tools":
+        return Chosen(_CHOICES[choice])
+    if choice.get("type") == "allowed_tools":
         allowed = validate(ToolChoiceAllowed, choice, at="tool_choice")
-        names = tuple(_chosen_name(tool, at=f"tool_choice.tools[{i}]") for i, tool in enumerate(allowed.tools))
-        if not names:
+        if not allowed.tools:
             raise ApiError(
                 "tool_choice allows no tool; use 'none' for that", code="invalid_value", param="tool_choice.tools"
             )
-        return _CHOICES[allowed.mode], tuple(dict.fromkeys(names))
-    declared = ", ".join(tool.name for tool in tools) or "none"
-    raise unsupported(
-        f"tool_choice asks for {str(kind)[:50]!r}, which is not available on this server; the tools are: {declared}",
-        param="tool_choice.type",
-    )
+        names: list[str] = []
+        own: list[HostedTool] = []
+        for i, tool in enumerate(allowed.tools):
+            name, found = _choose(tool, at=f"tool_choice.tools[{i}]", hosted=hosted)
+            names += [] if name is None else [name]
+            own += found
+        return Chosen(_CHOICES[allowed.mode], tuple(dict.fromkeys(names)), tuple(own))
+    name, found = _choose(choice, at="tool_choice", hosted=hosted)
+    return Chosen(ToolChoice.REQUIRED, () if name is None else (name,), tuple(found))
+
+
+def _choose(choice: Mapping[str, Any], *, at: str, hosted: Sequence[HostedTool]) -> tuple[str | None, list[HostedTool]]:
+    """One tool that is chosen: the name of a client's, or some of the server's own."""
+    kind = choice.get("type")
+    if kind in ("function", "custom"):
+        name = choice.get("name")
+        if not isinstance(name, str):
+            raise ApiError(f"{at}.name is missing", code="missing_required_parameter", param=f"{at}.name")
+        return name, []
+    label = choice.get("server_label")
+    found = [
+        tool
+        for tool in hosted
+        if isinstance(kind, str)
+        and tool.kind == HOSTED_TYPES.get(kind)
+        and (label is None or tool.wire.get("server_label") == label)
+    ]
+    if not found:
+        raise unsupported(
+            f"{at} asks for {str(kind)[:50]!r}, which is not among the tools of this request", param=f"{at}.type"
+        )
+    return None, found
 
 
 def read_format(text: Mapping[str, Any] | None) -> FormatSpec | None:
@@ -153,17 +215,6 @@ def read_format(text: Mapping[str, Any] | None) -> FormatSpec | None:
         f"text.format.type is {str(form.get('type'))[:50]!r}; use 'text', 'json_object' or 'json_schema'",
         param="text.format.type",
     )
-
-
-def _chosen_name(choice: Mapping[str, Any], *, at: str) -> str:
-    name = choice.get("name")
-    if choice.get("type") not in ("function", "custom"):
-        raise unsupported(
-            f"{at} asks for {str(choice.get('type'))[:50]!r}, which is not available here", param=f"{at}.type"
-        )
-    if not isinstance(name, str):
-        raise ApiError(f"{at}.name is missing", code="missing_required_parameter", param=f"{at}.name")
-    return name
 
 
 def _check_name(name: str, *, at: str) -> str:

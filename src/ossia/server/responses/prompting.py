@@ -11,13 +11,14 @@ from ossia.server.conversation.prompt import build_conversation, drop_oldest_tur
 from ossia.server.errors import ApiError, not_found
 from ossia.server.replay import Said
 from ossia.server.responses.items import Item, ItemReader, Memory, is_name, normalise
-from ossia.server.responses.params import PromptParams, read_params
+from ossia.server.responses.params import PromptParams
 from ossia.server.responses.schema import JsonObject, PromptBody
 
 if TYPE_CHECKING:
     from ossia.server.context import ServerContext
     from ossia.server.store.conversations import ConversationStore
     from ossia.server.store.responses import ResponseStore
+    from ossia.tools.registry import ToolSet
 
 _OPEN = ("queued", "in_progress")
 
@@ -27,12 +28,13 @@ class Prepared(NamedTuple):
 
     Attributes:
         inputs: the request's own items.
-        prompt: token ids.
+        conversation, prompt: as the model sees it, and its token ids.
         date: the date in the system message; the conversation keeps it.
     """
 
     params: PromptParams
     inputs: list[Item]
+    conversation: Conversation
     prompt: tuple[int, ...]
     date: str
 
@@ -52,9 +54,18 @@ class Prompter:
         self._responses = responses
         self._conversations = conversations
 
-    async def prepare(self, body: PromptBody, *, owner: str) -> Prepared:
-        """Raises ApiError, InvalidInputError or ContextLengthError, naming the parameter."""
-        params = read_params(body)
+    async def prepare(
+        self, body: PromptBody, *, owner: str, params: PromptParams, hosted: ToolSet | None = None
+    ) -> Prepared:
+        """Make the prompt.
+
+        Args:
+            params: from `read_params`.
+            hosted: the tools that the server runs itself.
+
+        Raises:
+            ApiError, InvalidInputError, ContextLengthError: naming the parameter.
+        """
         history = await self._history(body, owner)
         given = normalise(body.input)
         if not given and not history.items:
@@ -64,8 +75,8 @@ class Prompter:
         inputs = [reader.read(data, at=f"input[{i}]") for i, data in enumerate(given)]
         messages = [message for item in (*history.items, *inputs) for message in item.messages]
         date = history.date or self._context.today()
-        prompt = await self._encode(messages, params, date=date, body=body)
-        return Prepared(params, inputs, prompt, date)
+        conversation, prompt = await self._encode(messages, params, date=date, body=body, hosted=hosted)
+        return Prepared(params, inputs, conversation, prompt, date)
 
     async def memory(self, given: Sequence[JsonObject], *, owner: str) -> Memory:
         """What is known of items that come back: from memory, and for what is not there, from the database."""
@@ -118,8 +129,14 @@ class Prompter:
         return History([entry.item for entry in stored], previous.state.get("date"))
 
     async def _encode(
-        self, messages: Sequence[Message], params: PromptParams, *, date: str, body: PromptBody
-    ) -> tuple[int, ...]:
+        self,
+        messages: Sequence[Message],
+        params: PromptParams,
+        *,
+        date: str,
+        body: PromptBody,
+        hosted: ToolSet | None,
+    ) -> tuple[Conversation, tuple[int, ...]]:
         def build(kept: Sequence[Message]) -> Conversation:
             return build_conversation(
                 kept,
@@ -128,10 +145,13 @@ class Prompter:
                 rules=params.rules,
                 instructions=body.instructions,
                 effort=params.effort,
+                system_tools=() if hosted is None else hosted.system_namespaces(),
+                developer_tools=() if hosted is None else hosted.developer_namespaces(),
             )
 
         try:
-            return await self._context.turns.encode(build(messages))
+            conversation = build(messages)
+            return conversation, await self._context.turns.encode(conversation)
         except ContextLengthError:
             if body.truncation != "auto":
                 raise
@@ -139,20 +159,22 @@ class Prompter:
 
     async def _truncate(
         self, messages: Sequence[Message], build: Callable[[Sequence[Message]], Conversation]
-    ) -> tuple[int, ...]:
+    ) -> tuple[Conversation, tuple[int, ...]]:
         """Leave out as few of the oldest turns as will do, by bisection."""
         choices: list[tuple[Message, ...]] = []
         kept: tuple[Message, ...] | None = tuple(messages)
         while (kept := drop_oldest_turn(kept)) is not None:
             choices.append(kept)
         if not choices:
-            return await self._context.turns.encode(build(messages))  # says what is wrong
+            conversation = build(messages)
+            return conversation, await self._context.turns.encode(conversation)  # says what is wrong
         low, high = 0, len(choices) - 1
         best = None
         while low <= high:
             middle = (low + high) // 2
             try:
-                best = await self._context.turns.encode(build(choices[middle]))
+                conversation = build(choices[middle])
+                best = conversation, await self._context.turns.encode(conversation)
                 high = middle - 1
             except ContextLengthError:
                 if middle == len(choices) - 1:

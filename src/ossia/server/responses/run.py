@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncGenerator
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ossia.agent.events import CallEnded, TurnEnded
 from ossia.core.errors import OssiaError
-from ossia.engine.request import FinishReason
 from ossia.harmony.events import MessageEnd
 from ossia.harmony.message import Channel, Message
 from ossia.server.auth import Caller
 from ossia.server.errors import error_info
-from ossia.server.replay import Said
+from ossia.server.replay import Said as SaidBefore
 from ossia.server.responses.builder import OutputBuilder, StreamEvent
 from ossia.server.responses.envelope import TERMINAL, close_envelope
 from ossia.server.responses.items import Item
 from ossia.server.responses.schema import JsonObject
 from ossia.server.responses.summary import summarise
+from ossia.server.responses.work import SERVER_ERROR, Outcome
 from ossia.server.store.rows import StoredResponse
 
 if TYPE_CHECKING:
-    from ossia.agent.turns import RunningTurn, TurnNews
     from ossia.server.responses.service import ResponseService
-
-logger = logging.getLogger(__name__)
-
-SERVER_ERROR = "server_error"
+    from ossia.server.responses.work import Step, Work
 
 
 class Plan(NamedTuple):
@@ -50,14 +47,6 @@ class Plan(NamedTuple):
     summary: str | None
 
 
-class Outcome(NamedTuple):
-    """How a response ended."""
-
-    status: str
-    error: JsonObject | None = None
-    reason: str | None = None
-
-
 class Run:
     """See the module.
 
@@ -66,12 +55,16 @@ class Run:
         log: its events, if they are to be stored; without the terminal one.
     """
 
-    def __init__(self, service: ResponseService, plan: Plan, turn: RunningTurn) -> None:
+    def __init__(self, service: ResponseService, plan: Plan, work: Work, *, lists: Sequence[JsonObject] = ()) -> None:
+        """Args:
+        lists: the `mcp_list_tools` items that stand before all others.
+        """
         self.plan = plan
-        self.envelope = plan.envelope
+        self.envelope: JsonObject = plan.envelope
         self._service = service
         self._context = service.context
-        self._turn = turn
+        self._work = work
+        self._lists = lists
         self.log: list[StreamEvent] | None = None
         self._if_left = Outcome("cancelled")
         self._is_cancelled = False
@@ -91,7 +84,7 @@ class Run:
     def cancel(self) -> None:
         """End it as cancelled."""
         self._is_cancelled = True
-        self._turn.cancel()
+        self._work.cancel()
 
     def leave(self, *, message: str | None = None) -> None:
         """Give up, if it is not over: nobody iterates the events any more.
@@ -100,12 +93,15 @@ class Run:
             message: why it then counts as failed; None: as cancelled, for its client went away.
         """
         if message is not None:
-            self._if_left = Outcome("failed", {"code": SERVER_ERROR, "message": message})
+            self._if_left = Outcome("failed", message)
         if not self._is_over:
             self._is_over = True
-            self._turn.cancel()
+            self._work.cancel()
+            events = self.plan.builder.end_waiting()
+            if self.log is not None:
+                self.log += events
             self._close(self._if_left)
-            self._context.limiter.charge(self.plan.caller, self._turn.num_tokens)
+            self._charge()
             self._service.spawn(self._service.keep(self, self._terminal()))
 
     async def events(self) -> AsyncGenerator[list[StreamEvent], None]:
@@ -119,15 +115,16 @@ class Run:
             yield self._begin()
             try:
                 outcome = None
-                async with self._turn:
-                    async for news in self._turn:
-                        yield await self._take(news)
+                async with contextlib.aclosing(self._work.steps()) as steps:
+                    async for step in steps:
+                        yield await self._take(step)
                         if not self.plan.is_parallel and builder.num_calls:
                             outcome = Outcome("completed")
                             break
-                outcome = outcome or self._outcome()
-            except OssiaError as error:
-                outcome = Outcome("failed", {"code": SERVER_ERROR, "message": error_info(error).message})
+                outcome = outcome or self._work.outcome(is_cancelled=self._is_cancelled)
+            except Exception as error:  # noqa: BLE001 logged there; the stream must end as it should all the same
+                outcome = Outcome("failed", error_info(error).message)
+            yield builder.end_waiting()
             yield [await self._end(outcome)]
         finally:
             self.leave()
@@ -138,41 +135,30 @@ class Run:
         if self.envelope["status"] == "queued":
             events.append(builder.event("response.queued", response=self.envelope))
         self.envelope = {**self.envelope, "status": "in_progress"}
-        return [*events, builder.event("response.in_progress", response=self.envelope)]
+        events.append(builder.event("response.in_progress", response=self.envelope))
+        for body in self._lists:
+            events += builder.list_tools(body)
+        return events
 
-    async def _take(self, news: TurnNews) -> list[StreamEvent]:
+    async def _take(self, step: Step) -> list[StreamEvent]:
         builder = self.plan.builder
-        reader = self._turn.readers[0]
-        is_cut = news.is_last and reader.engine_finish is FinishReason.LENGTH
+        if isinstance(step, TurnEnded):
+            builder.settle(step.turn.messages)
+            return []
+        if isinstance(step, CallEnded):
+            return builder.end_hosted(step.number, step.call, step.result)
         events: list[StreamEvent] = []
-        for event in news.events:
-            messages = reader.messages if isinstance(event, MessageEnd) else ()
+        for event in step.events:
+            messages = step.messages() if isinstance(event, MessageEnd) else ()
             if not self.plan.is_parallel and builder.num_calls:
                 break
-            events += builder.push(event, messages=messages, logprobs=news.logprobs, is_cut=is_cut)
+            events += builder.push(event, messages=messages, logprobs=step.logprobs, is_cut=step.is_cut)
             if builder.wants_summary is not None:
                 text = await summarise(
                     self._context, builder.wants_summary, detail=self.plan.summary, owner=self.plan.caller.key_id
                 )
                 events += builder.end_reasoning(text)
         return events
-
-    def _outcome(self) -> Outcome:
-        reader = self._turn.readers[0]
-        match reader.engine_finish:
-            case FinishReason.STOP:
-                return Outcome("completed")
-            case FinishReason.LENGTH:
-                return Outcome("incomplete", reason="max_output_tokens")
-            case FinishReason.CANCELLED if self._is_cancelled:
-                return Outcome("cancelled")
-            case FinishReason.CANCELLED:
-                return Outcome("failed", {"code": SERVER_ERROR, "message": "the server stopped before it was done"})
-            case FinishReason.DEADLINE:
-                return Outcome("failed", {"code": SERVER_ERROR, "message": "the response took too long"})
-            case _:
-                logger.error("a request failed in the engine: %s", reader.error)
-                return Outcome("failed", {"code": SERVER_ERROR, "message": "the model failed on this request"})
 
     async def _end(self, outcome: Outcome) -> StreamEvent:
         """Store the response, and give its terminal event."""
@@ -182,7 +168,7 @@ class Run:
         try:
             await self._service.keep(self, terminal)
         except OssiaError as error:
-            self._close(Outcome("failed", {"code": SERVER_ERROR, "message": error_info(error).message}))
+            self._close(Outcome("failed", error_info(error).message))
             terminal = self._terminal()
         self._is_over = True
         return terminal
@@ -198,8 +184,8 @@ class Run:
             status=outcome.status,
             items=self.plan.builder.items,
             now=self._context.clock(),
-            usage=self._turn.readers[0].usage,
-            error=outcome.error,
+            usage=self._work.usage,
+            error=None if outcome.message is None else {"code": SERVER_ERROR, "message": outcome.message},
             reason=outcome.reason,
         )
 
@@ -208,28 +194,36 @@ class Run:
         owner = self.plan.caller.key_id
         reasoning: list[Message] = []
         for item in self.plan.builder.items:
+            if len(item.messages) != 1:
+                reasoning = []  # a tool of the server answered: what led to it lies behind
+                continue
             (message,) = item.messages
             if message.is_call and item.call_id is not None:
-                self._context.replay.keep(owner, item.call_id, Said(tuple(reasoning), message))
+                self._context.replay.keep(owner, item.call_id, SaidBefore(tuple(reasoning), message))
                 reasoning = []
             elif message.channel == Channel.ANALYSIS:
                 reasoning.append(message)
-            self._context.replay.keep(owner, item.id, Said((), message))
-        self._context.limiter.charge(self.plan.caller, self._turn.num_tokens)
+            self._context.replay.keep(owner, item.id, SaidBefore((), message))
+        self._charge()
+
+    def _charge(self) -> None:
+        usage = self._work.usage
+        self._context.limiter.charge(self.plan.caller, usage.num_prompt + usage.num_output)
 
     def stored(self) -> StoredResponse:
         """The response for the database."""
-        conversation = self.envelope["conversation"]
+        envelope = self.envelope
+        conversation: JsonObject | None = envelope["conversation"]
         return StoredResponse(
             id=self.id,
             owner=self.plan.caller.key_id,
-            status=self.envelope["status"],
-            is_background=self.envelope["background"],
-            previous_id=self.envelope["previous_response_id"],
+            status=envelope["status"],
+            is_background=envelope["background"],
+            previous_id=envelope["previous_response_id"],
             conversation_id=conversation["id"] if conversation else None,
-            body=self.envelope,
+            body=envelope,
             state={"date": self.plan.date},
-            created_at=self.envelope["created_at"],
+            created_at=envelope["created_at"],
         )
 
 

@@ -9,22 +9,30 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ossia.agent.loop import AgentLoop, grammars_of
+from ossia.agent.loop import Limits as AgentLimits
 from ossia.agent.turns import Sampling
+from ossia.engine.constraint import FreeText, ToolChoice, TurnConstraint
 from ossia.server.auth import Caller
 from ossia.server.errors import ApiError, not_found, unsupported
+from ossia.server.makers import MCP
 from ossia.server.responses.background import BackgroundRun
 from ossia.server.responses.builder import Choices, OutputBuilder, StreamEvent
 from ossia.server.responses.envelope import FINISHED, open_envelope
+from ossia.server.responses.hosted import list_item, make_tools
+from ossia.server.responses.params import PromptParams, read_params
 from ossia.server.responses.prompting import Prepared, Prompter
 from ossia.server.responses.run import Plan, Run
 from ossia.server.responses.schema import CreateBody
+from ossia.server.responses.work import AgentWork, TurnWork
 from ossia.server.settings import ReasoningPolicy
 from ossia.server.store.conversations import ConversationStore
 from ossia.server.store.responses import ResponseStore
 from ossia.server.store.rows import StoredResponse
+from ossia.tools.registry import ToolSet
 
 if TYPE_CHECKING:
     from ossia.harmony.message import Message
@@ -121,26 +129,59 @@ class ResponseService:
         self.context.check_takes_work(body.model)
         if body.background and len(self._running) >= self.context.settings.limits.max_background:
             raise ApiError("too many background responses run already", status=429, code="rate_limit_exceeded")
-        prepared = await self.prompter.prepare(body, owner=caller.key_id)
-        plan = self._plan(body, prepared, caller)
-        asked = self.context.turns.request(
-            prepared.prompt,
-            sampling=_sampling(body, prepared),
-            owner=caller.key_id,
-            request_id=str(plan.envelope["id"]),
-        )
-        turn = await self.context.turns.start(asked, tools=prepared.params.rules.recipients)
-        run = Run(self, plan, turn)
+        params = read_params(body, enabled=self.context.settings.tools)
+        if params.hosted and params.rules.choice is not ToolChoice.NONE:
+            run = await self._start_agent(body, params, caller)
+        else:
+            run = await self._start_turn(body, params, caller)
+        plan = run.plan
         if body.background:
             try:
                 stored = run.stored()._replace(body={**run.envelope, "status": "in_progress"}, status="in_progress")
                 await self.context.database.call(self.store.open, stored, plan.inputs, lease_seconds=LEASE_SECONDS)
             except BaseException:
-                turn.cancel()
+                run.cancel()
                 raise
         return run
 
-    def _plan(self, body: CreateBody, prepared: Prepared, caller: Caller) -> Plan:
+    async def _start_turn(self, body: CreateBody, params: PromptParams, caller: Caller) -> Run:
+        prepared = await self.prompter.prepare(body, owner=caller.key_id, params=params)
+        plan = self._plan(body, prepared, caller)
+        asked = self.context.turns.request(
+            prepared.prompt,
+            sampling=_sampling(body, params.rules.constraint()),
+            owner=caller.key_id,
+            request_id=str(plan.envelope["id"]),
+        )
+        turn = await self.context.turns.start(asked, tools=params.rules.recipients)
+        return Run(self, plan, TurnWork(turn))
+
+    async def _start_agent(self, body: CreateBody, params: PromptParams, caller: Caller) -> Run:
+        """A response for which the server runs tools itself."""
+        tools = await make_tools(params.hosted, self.context.tool_makers)
+        try:
+            prepared = await self.prompter.prepare(body, owner=caller.key_id, params=params, hosted=tools)
+            kinds = {tool.name: wanted.kind for tool, wanted in zip(tools, params.hosted, strict=True)}
+            plan = self._plan(body, prepared, caller, hosted=kinds)
+            loop = AgentLoop(
+                self.context.turns,
+                tools=tools,
+                rules=_agent_rules(params, tools),
+                sampling=_sampling(body, None),
+                limits=AgentLimits(max_calls=body.max_tool_calls, max_tokens=body.max_output_tokens),
+                owner=caller.key_id,
+            )
+            work = AgentWork(loop, prepared.conversation, tools=tools)
+            await work.start()
+        except BaseException:
+            await tools.close()
+            raise
+        lists = [list_item(tool, new_id=self.context.new_id) for tool in tools if kinds[tool.name] == MCP]
+        return Run(self, plan, work, lists=lists)
+
+    def _plan(
+        self, body: CreateBody, prepared: Prepared, caller: Caller, *, hosted: Mapping[str, str] | None = None
+    ) -> Plan:
         context = self.context
         params = prepared.params
         include = body.include or []
@@ -161,6 +202,8 @@ class ResponseService:
             has_logprobs=_has_logprobs(body),
             seals=seals,
             summarises=wants_summary,
+            hosted=hosted or {},
+            include=include,
         )
         defaults = context.model.sampling
         envelope = open_envelope(
@@ -281,7 +324,25 @@ def _has_logprobs(body: CreateBody) -> bool:
     return bool(body.top_logprobs) or "message.output_text.logprobs" in (body.include or ())
 
 
-def _sampling(body: CreateBody, prepared: Prepared) -> Sampling:
+def _agent_rules(params: PromptParams, tools: ToolSet) -> TurnConstraint:
+    """What the turns of an agent's run may look like, with the tools of both sides."""
+    rules, chosen = params.rules, params.chosen
+    allowed = None
+    if chosen.names is not None:
+        by_tool = {id(wanted): tool for wanted, tool in zip(params.hosted, tools, strict=True)}
+        own = [grammar.recipient for wanted in chosen.hosted for grammar in grammars_of(ToolSet([by_tool[id(wanted)]]))]
+        theirs = [spec.recipient if (spec := rules.find(name)) is not None else name for name in chosen.names]
+        allowed = (*theirs, *own)
+    return TurnConstraint(
+        tools=(*grammars_of(tools), *(tool.grammar() for tool in rules.tools)),
+        tool_choice=chosen.choice,
+        allowed_tools=allowed,
+        response_format=FreeText() if rules.format is None else rules.format.grammar(),
+        parallel_calls=rules.parallel,
+    )
+
+
+def _sampling(body: CreateBody, constraint: TurnConstraint | None) -> Sampling:
     return Sampling(
         temperature=body.temperature,
         top_p=body.top_p,
@@ -292,7 +353,7 @@ def _sampling(body: CreateBody, prepared: Prepared) -> Sampling:
         seed=body.seed,
         max_tokens=body.max_output_tokens,
         logprobs=(body.top_logprobs or 0) if _has_logprobs(body) else None,
-        constraint=prepared.params.rules.constraint(),
+        constraint=constraint,
     )
 
 

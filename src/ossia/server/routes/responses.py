@@ -15,7 +15,9 @@ from ossia.server.errors import ApiError
 from ossia.server.openapi import describe
 from ossia.server.responses.builder import StreamEvent
 from ossia.server.responses.envelope import FINISHED
+from ossia.server.responses.hosted import make_tools
 from ossia.server.responses.items import Item
+from ossia.server.responses.params import read_params
 from ossia.server.responses.run import Run, drain
 from ossia.server.responses.schema import CreateBody, PromptBody
 from ossia.server.sse import SseResponse
@@ -53,7 +55,12 @@ async def count_input_tokens(request: Request) -> JSONResponse:
     context, caller = context_of(request), info_of(request).caller
     body = await read_model(request, PromptBody)
     context.check_takes_work(body.model)
-    prepared = await context.responses.prompter.prepare(body, owner=caller.key_id)
+    params = read_params(body, enabled=context.settings.tools)
+    tools = await make_tools(params.hosted, context.tool_makers)
+    try:
+        prepared = await context.responses.prompter.prepare(body, owner=caller.key_id, params=params, hosted=tools)
+    finally:
+        await tools.close()
     return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prepared.prompt)})
 
 

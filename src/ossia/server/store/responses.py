@@ -98,8 +98,11 @@ class ResponseStore:
             conversations.c.id == response.conversation_id, conversations.c.owner == response.owner
         )
         if db.execute(alive.values(expires_at=expiry)).rowcount:  # else it was deleted in the meantime
-            place = {"owner": response.owner, "conversation_id": response.conversation_id}
-            db.execute(insert(items), [item_row(item, is_output=False, **place) for item in new])
+            rows = [
+                item_row(item, owner=response.owner, is_output=False, conversation_id=response.conversation_id)
+                for item in new
+            ]
+            db.execute(insert(items), rows)
 
     def _row(self, response: StoredResponse) -> dict[str, object]:
         return {
