@@ -30,6 +30,7 @@ def parts_of(layers: GpuLayers, cache: Cache, *, num_seqs: int, context: int) ->
     """Name -> (what runs it for all layers, bytes that one layer reads, whether it fits so many tokens)."""
     config, inputs = layers.config, cache.decode_inputs(num_seqs, context)
     inputs.token_ids.random_(0, config.vocab_size)
+    layers._step.is_possible = False  # the kernels by themselves, also for one sequence
     layers.decode(inputs)
     work, group = layers._workspaces[num_seqs], inputs.full
     A = config.num_experts_per_tok
@@ -42,33 +43,64 @@ def parts_of(layers: GpuLayers, cache: Cache, *, num_seqs: int, context: int) ->
     places = {"positions": inputs.positions, "slot_mapping": group.slot_mapping, "rope": layers.rope}
     attended = work.attended.view(num_seqs, -1)
     qkv = lambda layer, i: linear_qkv(  # noqa: E731
-        work.normed, weight=layer.qkv, bias=layer.qkv_bias, q=work.q,
-        keys=layers.kv_layers[i][0], values=layers.kv_layers[i][1], **places,
+        work.normed,
+        weight=layer.qkv,
+        bias=layer.qkv_bias,
+        q=work.q,
+        keys=layers.kv_layers[i][0],
+        values=layers.kv_layers[i][1],
+        **places,
     )
     attend = lambda layer, i: decode_attention(  # noqa: E731
-        work.q, keys=layers.kv_layers[i][0], values=layers.kv_layers[i][1], block_table=group.block_table,
-        context_lens=inputs.context_lens, sinks=layer.sinks, window=layer.window, scratch=work.scratch, out=work.attended,
+        work.q,
+        keys=layers.kv_layers[i][0],
+        values=layers.kv_layers[i][1],
+        block_table=group.block_table,
+        context_lens=inputs.context_lens,
+        sinks=layer.sinks,
+        window=layer.window,
+        scratch=work.scratch,
+        out=work.attended,
     )
     route = lambda layer, i: norm_and_route(  # noqa: E731
-        work.stream, norm=layer.mlp_norm, eps=1e-5, weight=layer.router, bias=layer.router_bias, out=work.routing,
-        normed=work.normed,
+        work.stream,
+        norm=layer.mlp_norm,
+        eps=1e-5,
+        weight=layer.router,
+        bias=layer.router_bias,
+        out=work.routing,
+        normed=work.placed,
     )
     up = lambda layer, i: gate_up_few(  # noqa: E731
-        work.normed, packed=layer.gate_up, bias=layer.gate_up_bias, routing=work.routing, alpha=1.702, limit=7.0,
+        work.normed,
+        packed=layer.gate_up,
+        bias=layer.gate_up_bias,
+        routing=work.routing,
+        alpha=1.702,
+        limit=7.0,
         out=work.hidden,
     )
     down = lambda layer, i: down_few(  # noqa: E731
         work.hidden, packed=layer.down, bias=layer.down_bias, routing=work.routing, out=work.parts
     )
     join = lambda layer, i: residual_norm(  # noqa: E731
-        work.stream, num_tokens=num_seqs, norm=layer.attn_norm, eps=1e-5,
-        experts=ExpertOutputs(work.parts, work.routing), stream=work.total, normed=work.normed,
+        work.stream,
+        num_tokens=num_seqs,
+        norm=layer.attn_norm,
+        eps=1e-5,
+        experts=ExpertOutputs(work.parts, work.routing),
+        stream=work.total,
+        normed=work.placed,
     )
     few = num_seqs <= 8
     out = {
         "qkv": (each(qkv), layers.layers[0].qkv.numel() * 2, few),
         "attention": (each(attend), num_seqs * (context + min(context, 128)) / 2 * 2048, True),
-        "out": (each(lambda layer, i: linear_residual(attended, weight=layer.out, bias=layer.out_bias, stream=work.total)), layers.layers[0].out.numel() * 2, few),
+        "out": (
+            each(lambda layer, i: linear_residual(attended, weight=layer.out, bias=layer.out_bias, stream=work.total)),
+            layers.layers[0].out.numel() * 2,
+            few,
+        ),
         "router": (each(route), layers.layers[0].router.numel() * 2, True),
         "gate_up": (each(up), distinct * 2 * F * D * 17 / 32, True),
         "down": (each(down), distinct * F * D * 17 / 32, True),
@@ -76,7 +108,11 @@ def parts_of(layers: GpuLayers, cache: Cache, *, num_seqs: int, context: int) ->
     }
     if few:
         logits = torch.empty(num_seqs, config.vocab_size, device=layers.device)
-        out["logits"] = (lambda: linear_float(work.normed, weight=layers.lm_head, out=logits), layers.lm_head.numel() * 2, True)
+        out["logits"] = (
+            lambda: linear_float(work.normed, weight=layers.lm_head, out=logits),
+            layers.lm_head.numel() * 2,
+            True,
+        )
     return out
 
 

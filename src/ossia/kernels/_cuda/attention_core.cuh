@@ -94,10 +94,10 @@ DEVICE void attend_run(Partial<C>* state, const u32 (*query)[4], const u16* keys
 // Thread i of the block gets output i of [8 * C], already divided; `sink` is the head's, in units of log2, or -inf.
 DEVICE float join(const float* parts, int count, int stride, int head, int index, float sink) {
   float largest = sink, sum = 0, out = 0;
-#pragma unroll 8
+#pragma unroll 4
   for (int i = 0; i < count; ++i) largest = fmaxf(largest, load_fresh_float(parts + (i64)i * stride + head));
   if (sink != -INFINITY) sum = exp2_fast(sink - largest);
-#pragma unroll 8
+#pragma unroll 4
   for (int i = 0; i < count; ++i) {
     const float* const part = parts + (i64)i * stride;
     const float share = exp2_fast(load_fresh_float(part + head) - largest);
@@ -136,6 +136,7 @@ template <int C, int WARPS>
 DEVICE void attend_share(const u32 (*query)[4], const Pages& pages, const Shares& shares, int split, int n, int kv,
                          int KV, float* partials) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  if (warp >= WARPS) return;
   const int begin = shares.first_run + (int)((i64)shares.runs * split / shares.used);
   const int end = shares.first_run + (int)((i64)shares.runs * (split + 1) / shares.used);
   const float scale = rsqrtf((float)C) * LOG2_E;
@@ -146,6 +147,7 @@ DEVICE void attend_share(const u32 (*query)[4], const Pages& pages, const Shares
   for (int m = 0; m < C / 16; ++m) state.out[m][0] = state.out[m][1] = state.out[m][2] = state.out[m][3] = 0;
   const int* const table = pages.block_table + (i64)n * pages.columns;
   int next_page = begin + warp < end ? load_fresh_int(table + (begin + warp) * 16 / pages.page_size) : 0;
+#pragma unroll 1
   for (int run = begin + warp; run < end; run += WARPS) {
     const int start = run * 16, page = next_page, next = run + WARPS;
     if (next < end) next_page = load_fresh_int(table + next * 16 / pages.page_size);
@@ -175,15 +177,18 @@ template <int C, int WARPS>
 DEVICE void join_shares(const float* partials, const u16* sinks, int group, int split, int used, u16* out,
                         float* shares, int* arrived, int* flag) {
   const int stride = 16 + 8 * C;
-  for (int index = threadIdx.x; index < group * C; index += WARPS * 32) {
+#pragma unroll 1
+  for (int index = threadIdx.x; index < group * C; index += blockDim.x) {
     const int head = index / C;
     float largest = -INFINITY, sum = 0, value = 0;
+#pragma unroll 4
     for (int w = 0; w < WARPS; ++w) largest = fmaxf(largest, partials[w * stride + head]);
     if (used == 1) {
       const float sink = load_bf16(sinks + head) * LOG2_E;
       largest = fmaxf(largest, sink);
       sum = exp2_fast(sink - largest);
     }
+#pragma unroll 4
     for (int w = 0; w < WARPS; ++w) {
       const float share = exp2_fast(partials[w * stride + head] - largest);
       sum += share * partials[w * stride + 8 + head];
@@ -210,7 +215,8 @@ DEVICE void join_shares(const float* partials, const u16* sinks, int group, int 
   }
   __syncthreads();
   if (!*flag) return;
-  for (int index = threadIdx.x; index < group * C; index += WARPS * 32) {
+#pragma unroll 1
+  for (int index = threadIdx.x; index < group * C; index += blockDim.x) {
     const int head = index / C;
     out[index] = to_bf16(join(shares, used, stride, head, index, load_bf16(sinks + head) * LOG2_E));
   }

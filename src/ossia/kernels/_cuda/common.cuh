@@ -134,6 +134,7 @@ DEVICE float block_sum(float x, float* scratch) {
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
   __syncthreads();
   float total = 0;
+#pragma unroll 4
   for (int warp = 0; warp < (int)blockDim.x / 32; ++warp) total += scratch[warp];
   __syncthreads();
   return total;

@@ -148,11 +148,16 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
         }
         drain = drain + stage_bytes == STAGES * stage_bytes ? 0 : drain + stage_bytes;
         fetch();
+        const char* const columns = tokens + step * DEPTH * 128;
+        if ((step + 1) * DEPTH <= chunks) {  // without branches between the tiles, so that their work can overlap
 #pragma unroll
-        for (int i = 0; i < DEPTH; ++i) {
-          const int chunk = step * DEPTH + i;
-          if (DEPTH > 1 && chunk >= chunks) break;
-          multiply_chunk<NT>(codes[i], scales[i], tokens + chunk * 128, row_bytes, count, total);
+          for (int i = 0; i < DEPTH; ++i)
+            multiply_chunk<NT>(codes[i], scales[i], columns + i * 128, row_bytes, count, total);
+        } else {
+#pragma unroll
+          for (int i = 0; i < DEPTH - 1; ++i)
+            if (step * DEPTH + i < chunks)
+              multiply_chunk<NT>(codes[i], scales[i], columns + i * 128, row_bytes, count, total);
         }
       }
       const float bias_first = low_bf16(biases), bias_second = high_bf16(biases);

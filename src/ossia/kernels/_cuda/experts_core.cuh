@@ -15,7 +15,7 @@ DEVICE void multiply_chunk(const uint4& codes, u32 scales, const char* x, int ro
   const float second[2] = {__uint_as_float((scales << 7) & 0x7f800000u), __uint_as_float((scales >> 1) & 0x7f800000u)};
 #pragma unroll
   for (int n = 0; n < NT; ++n) {
-    if (8 * n >= count) break;
+    if (n > 0 && 8 * n >= count) break;
     // Columns do not mix: one without a token may read any row.
     const char* const row = x + min_int(8 * n + g, count - 1) * row_bytes + t * 16;
 #pragma unroll

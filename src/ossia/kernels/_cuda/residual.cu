@@ -1,12 +1,12 @@
 // The residual stream between layers: take a row, add what the experts gave, normalise.
 
 // row n of `base` (row index[n] if there is an index: an embedding's, or a sequence's last token's), plus update [N, D],
-// plus the experts' outputs parts float32 [splits, P, D] at the places of the token's A pairs; written to stream (if
+// plus the experts' outputs parts [splits, P, D], float32 or bfloat16, at the places of the token's A pairs; written to stream (if
 // there is one), and normalised to normed (if there is one). A block a token; D a multiple of 4.
 KERNEL void __launch_bounds__(1024, 1) residual_norm(const u16* base, const i64* index, const u16* update,
-                                                  const float* parts, const int* pair_position, const u16* norm,
-                                                  u16* stream, u16* normed, int D, int A, int splits, int num_pairs,
-                                                  float epsilon) {
+                                                  const void* parts, int is_wide, const int* pair_position,
+                                                  const u16* norm, u16* stream, u16* normed, int D, int A, int splits,
+                                                  int num_pairs, float epsilon) {
   DYNAMIC_SHARED(shared);
   float* const row = (float*)shared;
   float* const scratch = row + D;
@@ -33,7 +33,13 @@ KERNEL void __launch_bounds__(1024, 1) residual_norm(const u16* base, const i64*
         for (int j = 0; j < 4; ++j)
           if (first + j < A * splits) {
             const int a = (first + j) / splits, split = (first + j) % splits;
-            part[j] = load_fresh(parts + ((i64)split * num_pairs + positions[a]) * D + i);
+            const i64 at = ((i64)split * num_pairs + positions[a]) * D + i;
+            if (is_wide) {
+              part[j] = load_fresh((const float*)parts + at);
+            } else {
+              const u32 low = load_fresh_u32((const u16*)parts + at), high = load_fresh_u32((const u16*)parts + at + 2);
+              part[j] = uint4{low << 16, low & 0xffff0000u, high << 16, high & 0xffff0000u};
+            }
           }
 #pragma unroll
         for (int j = 0; j < 4; ++j)

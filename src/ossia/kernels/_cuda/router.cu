@@ -49,12 +49,13 @@ DEVICE void sort_pairs(const RouteOut& out, int P, int E, int tile_size, int* co
   }
 }
 
-// stream [N, D] -> normed [N, D up to a multiple of 64], scaled and in the order of place_column, and the routing. With `update` [N, D] the stream is their sum, written to `sum`, a buffer
+// stream [N, D] -> normed [N, D up to a multiple of 64], scaled and in the order of place_column
+// (or [N, D] as they are), and the routing. With `update` [N, D] the stream is their sum, written to `sum`, a buffer
 // of its own because other blocks still read the stream.
 // Grid (ceil(E / 8), N); shared memory for the token, 4 D bytes, and 2 E + 64 ints.
 KERNEL void __launch_bounds__(256) router(const u16* stream, const u16* update, u16* sum, const u16* norm,
                                           u16* normed, const u16* weight, const u16* bias, RouteOut out, int D, int E, int A,
-                                          int tile_size, float epsilon) {
+                                          int tile_size, int is_placed, float epsilon) {
   DYNAMIC_SHARED(shared);
   float* const token = (float*)shared;
   float* const scratch = token + D;
@@ -88,9 +89,12 @@ KERNEL void __launch_bounds__(256) router(const u16* stream, const u16* update, 
     const u32 pair = pack_bf16(token[i] * scale * low_bf16(gains), token[i + 1] * scale * high_bf16(gains));
     token[i] = low_bf16(pair);
     token[i + 1] = high_bf16(pair);
-    if (blockIdx.x == 0) *(u32*)(normed + (i64)n * ceil_div(D, 64) * 64 + place_column(i)) = scale_up(pair);
+    if (blockIdx.x == 0) {
+      if (is_placed) *(u32*)(normed + (i64)n * ceil_div(D, 64) * 64 + place_column(i)) = scale_up(pair);
+      else *(u32*)(normed + (i64)n * D + i) = pair;
+    }
   }
-  if (blockIdx.x == 0 && D % 64 && threadIdx.x < 16) {  // the columns that fill up the last 64
+  if (blockIdx.x == 0 && is_placed && D % 64 && threadIdx.x < 16) {  // the columns that fill up the last 64
     *(u32*)(normed + (i64)n * ceil_div(D, 64) * 64 + D + threadIdx.x * 2) = 0;
   }
   __syncthreads();

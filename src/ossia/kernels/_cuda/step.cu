@@ -2,21 +2,22 @@
 //
 // One block a multiprocessor, 12 warps each. A layer has six phases, and all blocks wait for each other after each:
 //
-//   1 qkv      stream += experts' sums; norm; units of (16 rows, fifth of the columns) -> sums
-//   2 attend   q, k and v of the sums, rope, the cache; blocks of (KV head, share of the keys) -> attended
-//   3 out      units of (16 rows, eighth of the columns) -> sums
+//   1 qkv      stream += experts' sums; norm; q, k and v -> sums
+//   2 attend   rope, the cache; blocks of (KV head, share of the keys) -> attended
+//   3 out      -> sums
 //   4 route    stream += sums; norm; a block an expert -> logits
-//   5 gate_up  the best experts; units of (expert, 16 rows) -> hidden
-//   6 down     units of (16 rows, expert, half of the columns) -> sums
+//   5 gate_up  the best experts -> hidden
+//   6 down     all experts' columns of a row tile in a row -> sums
 //
 // Every block keeps the residual stream, float32, in shared memory; all copies are the same to the bit.
 //
-// Units are dealt out in equal stretches, a unit a warp. The parts of one row tile are neighbours, so a block adds up its
-// own in shared memory, and a row tile has sums of at most two blocks: those of the block with its first part, and of the
-// next block, which are zeros where there is none.
+// A phase's weights are a line of stages (2 blocks of 32 columns, or 3 packed tiles), row tile after row tile. Every block
+// takes an equal stretch of the line, every warp an equal part of that; what the warps have of one row tile is added up in
+// shared memory. A block's stretch is at least a row tile long, so that a row tile has sums of at most two blocks: of the
+// one with its first stage, and of the next, which are zeros where there is none. (gate_up's stretches are whole row tiles.)
 //
-// Weights come through a ring of each warp, as in experts.cu, that runs ahead across phases: while a block waits for the
-// others, its next weights are on their way. Only gate_up must first know the experts.
+// Weights come through a ring of each warp that runs ahead across phases: while a block waits for the others, its next
+// weights are on their way. Only gate_up must first know the experts.
 
 #include "attention_core.cuh"
 
@@ -32,25 +33,31 @@
 #define MARK(i)
 #endif
 
-#define WARPS 12
-#define THREADS (WARPS * 32)
-#define STAGES 7
+#ifndef STEP_WARPS
+#define STEP_WARPS 16
+#define STEP_STAGES 5
+#endif
+#define THREADS (STEP_WARPS * 32)
+#define ATTEND_WARPS 12  // more would need more shared memory
 #define STAGE_BYTES 2048
-#define DEPTH 3        // packed tiles a stage
-#define QKV_PARTS 5
-#define OUT_PARTS 8
-#define DOWN_PARTS 2   // of each expert
-#define MAX_UNITS 128  // of a block in a phase
+#define DEPTH 3      // packed tiles a stage
+#define MAX_TILES 8  // row tiles that one warp may touch in a phase
 #define MAX_ACTIVE 32
 
+enum Phase { QKV, OUT, GATE_UP, DOWN, NUM_STREAMED };
+
 struct LayerWeights {
-  const u16 *attn_norm, *qkv, *qkv_bias, *out, *out_bias, *sinks, *mlp_norm, *router, *router_bias;
-  const u8* gate_up;
-  const u16* gate_up_bias;
-  const u8* down;
-  const u16* down_bias;
+  const u8* streamed[NUM_STREAMED];  // the phases' matrices
+  const u16 *attn_norm, *qkv_bias, *out_bias, *sinks, *mlp_norm, *router, *router_bias, *gate_up_bias, *down_bias;
   u16 *keys, *values;
   i64 window;  // 0 for none
+};
+
+// A phase's line of stages. A unit is what lies in one row of a matrix: a row tile, or a row tile of one expert.
+struct Line {
+  int units, unit_stages, pieces;  // pieces: blocks of 32 columns or packed tiles of a unit
+  int tile_units;                  // units that add up to a row tile's sums: of all experts in down, else 1
+  int row_tiles;                   // of one matrix
 };
 
 struct StepArgs {
@@ -69,85 +76,43 @@ struct StepArgs {
   int* arrived;      // [KV], zeros before and after
   u32* barrier;      // [2], zeros before and after
   u16* normed;       // [D], the result
+  Line lines[NUM_STREAMED];
   int num_layers, D, F, H, KV, C, E, A, full_columns, sliding_columns, page_size;
   float epsilon, alpha, limit;
 };
-
-enum Phase { QKV, OUT, GATE_UP, DOWN, NUM_STREAMED };
 
 struct Stretch {
   int begin, end;
 };
 
-DEVICE Stretch stretch_of(int num_units) {
+DEVICE Stretch part_of(Stretch whole, int index, int count) {
   Stretch s;
-  s.begin = (int)((i64)num_units * blockIdx.x / gridDim.x);
-  s.end = (int)((i64)num_units * (blockIdx.x + 1) / gridDim.x);
+  s.begin = whole.begin + (u32)(whole.end - whole.begin) * (u32)index / (u32)count;
+  s.end = whole.begin + (u32)(whole.end - whole.begin) * (u32)(index + 1) / (u32)count;
   return s;
 }
 
-// What a unit is: rows of a matrix, and a stretch of its columns in stages.
-struct Unit {
-  int tile, expert_slot, part, first, last;  // first and last in blocks of 32 columns, or in packed tiles
-};
-
-struct Shape {
-  int units, columns;
-};
-
-DEVICE Shape shape_of(const StepArgs& s, int phase) {
-  Shape shape;
-  if (phase == QKV) shape.units = (s.H + 2 * s.KV) * s.C / 16 * QKV_PARTS, shape.columns = s.D;
-  else if (phase == OUT) shape.units = s.D / 16 * OUT_PARTS, shape.columns = s.H * s.C;
-  else if (phase == GATE_UP) shape.units = s.A * (s.F / 8), shape.columns = s.D;
-  else shape.units = s.D / 16 * s.A * DOWN_PARTS, shape.columns = s.F;
-  return shape;
+DEVICE Stretch block_stretch(const Line& l, int phase) {
+  const int grain = phase == GATE_UP ? l.unit_stages : 1;
+  Stretch whole = {0, phase == GATE_UP ? l.units : l.units * l.unit_stages};
+  whole = part_of(whole, blockIdx.x, gridDim.x);
+  whole.begin *= grain;
+  whole.end *= grain;
+  return whole;
 }
-
-DEVICE Unit unit_of(const StepArgs& s, int phase, int unit) {
-  Unit u;
-  u.expert_slot = 0;
-  if (phase == QKV || phase == OUT) {
-    const int parts = phase == QKV ? QKV_PARTS : OUT_PARTS, blocks = (phase == QKV ? s.D : s.H * s.C) / 32;
-    u.tile = unit / parts;
-    u.part = unit % parts;
-    u.first = blocks * u.part / parts;
-    u.last = blocks * (u.part + 1) / parts;
-  } else if (phase == GATE_UP) {
-    u.tile = unit % (s.F / 8);
-    u.expert_slot = unit / (s.F / 8);
-    u.part = 0;
-    u.first = 0;
-    u.last = ceil_div(s.D, 64);
-  } else {
-    const int chunks = ceil_div(s.F, 64), rest = unit % (s.A * DOWN_PARTS);
-    u.tile = unit / (s.A * DOWN_PARTS);
-    u.expert_slot = rest / DOWN_PARTS;
-    u.part = rest % DOWN_PARTS;
-    u.first = chunks * u.part / DOWN_PARTS;
-    u.last = chunks * (u.part + 1) / DOWN_PARTS;
-  }
-  return u;
-}
-
-// A warp's stream of weights: what is fetched next, and how far fetching is ahead of use.
-struct Feed {
-  char* ring;
-  int layer, phase, unit, end, at, last;  // at and last as in Unit
-  const u8 *first_row, *second_row;       // or the packed tile in first_row
-  int fill, drain, ahead;
-  int routed;  // layers whose experts are known
-};
 
 struct Shared {
-  float* stream;   // [D]
-  char* vector;    // bfloat16 [max(D, H C)], input of qkv and out; also queries of phase 2
-  char* tokens;    // [A] rows for the packed products
-  float* sums;     // [MAX_UNITS][16]
-  float* scratch;  // [32]
-  int* experts;    // [MAX_ACTIVE]
-  float* weights;  // [MAX_ACTIVE]
+  float* stream;         // [D]
+  char* vector;          // bfloat16 [max(D, H C)], input of qkv and out; queries in phase 2
+  char* tokens;          // [A] rows for the packed products; phase 2 keeps its partial results here
+  float* sums;           // [STEP_WARPS][MAX_TILES][16]
+  int* sum_tiles;        // [STEP_WARPS][2], each warp's first row tile and how many
+  float* scratch;        // [32]
+  int* experts;          // [MAX_ACTIVE]
+  float* weights;        // [MAX_ACTIVE]
   int* flag;
+  Stretch* stretches;    // [NUM_STREAMED], the block's
+  LayerWeights* layers;  // [2], this layer's and the next one's, by parity
   char* rings;
 };
 
@@ -156,15 +121,21 @@ DEVICE int token_bytes(int columns) { return ceil_div(columns, 64) * 128 + 64; }
 DEVICE Shared lay_out(const StepArgs& s, char* at) {
   Shared m;
   m.rings = at;
-  at += WARPS * STAGES * STAGE_BYTES;
-  m.tokens = at;  // phase 2 keeps its partial results here
-  at += max_int(s.A * token_bytes(max_int(s.D, s.F)), WARPS * (16 + 8 * s.C) * 4);
+  at += STEP_WARPS * STEP_STAGES * STAGE_BYTES;
+  m.tokens = at;
+  at += max_int(s.A * token_bytes(max_int(s.D, s.F)), ATTEND_WARPS * (16 + 8 * s.C) * 4);
   m.vector = at;
   at += max_int(s.D, s.H * s.C) * 2;
   m.stream = (float*)at;
   at += s.D * 4;
   m.sums = (float*)at;
-  at += MAX_UNITS * 64;
+  at += STEP_WARPS * MAX_TILES * 64;
+  m.layers = (LayerWeights*)at;
+  at += 2 * sizeof(LayerWeights);
+  m.sum_tiles = (int*)at;
+  at += STEP_WARPS * 8;
+  m.stretches = (Stretch*)at;
+  at += NUM_STREAMED * 8;
   m.scratch = (float*)at;
   at += 128;
   m.experts = (int*)at;
@@ -173,75 +144,67 @@ DEVICE Shared lay_out(const StepArgs& s, char* at) {
   return m;
 }
 
-// Point the feed at its unit; past the stretch, at the next phase. A phase whose experts are unknown is not entered.
-DEVICE void enter_unit(Feed& f, const StepArgs& s, const int* experts) {
-  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4;
-  Unit u;
-  for (;; f.unit += WARPS) {
-    while (f.unit >= f.end) {
-      if (++f.phase == NUM_STREAMED) f.phase = 0, ++f.layer;
-      if (f.layer == s.num_layers) return;
-      const Stretch stretch = stretch_of(shape_of(s, f.phase).units);
-      f.unit = stretch.begin + warp;
-      f.end = stretch.end;
-    }
-    u = unit_of(s, f.phase, f.unit);
-    if (u.first < u.last) break;  // a narrow matrix has parts without columns
+// A warp's stream of weights: what is fetched next, and how far fetching is ahead of use.
+//
+// A stage is up to four copies of 16 bytes a lane, from `from`, + first_step, + second_step and + both.
+struct Feed {
+  char* ring;
+  const u8* from;
+  int first_step, second_step;
+  int layer, phase, at, end, pieces;  // stages of the line; pieces left of the unit
+  int fill, drain, ahead;
+  int routed;  // layers whose experts are known
+};
+
+// Point the feed at its next stage; past the warp's part, at the next phase. Experts must be known to be pointed at.
+DEVICE void enter_unit(Feed& f, const StepArgs& s, const Shared& m) {
+  const int lane = threadIdx.x % 32;
+  while (f.at >= f.end) {
+    if (++f.phase == NUM_STREAMED) f.phase = 0, ++f.layer;
+    if (f.layer == s.num_layers) return;
+    const Stretch mine = part_of(m.stretches[f.phase], threadIdx.x / 32, STEP_WARPS);
+    f.at = mine.begin;
+    f.end = mine.end;
   }
-  f.at = u.first;
-  f.last = u.last;
-  const LayerWeights& w = s.layers[f.layer];
-  const int columns = shape_of(s, f.phase).columns;
-  if (f.phase <= OUT) {
-    const u16* const matrix = f.phase == QKV ? w.qkv : w.out;
-    f.first_row = (const u8*)(matrix + (i64)(u.tile * 16 + g) * columns);
-    f.second_row = f.first_row + (i64)16 * columns;
-  } else if (f.routed > f.layer) {
-    const int row_tiles = f.phase == GATE_UP ? s.F / 8 : s.D / 16;
-    const u8* const packed = f.phase == GATE_UP ? w.gate_up : w.down;
-    f.first_row = packed + ((i64)experts[u.expert_slot] * row_tiles + u.tile) * ceil_div(columns, 64) * TILE_BYTES;
+  const bool is_packed = f.phase >= GATE_UP;
+  if (is_packed && f.routed <= f.layer) return;
+  const Line& l = s.lines[f.phase];
+  const int unit = (u32)f.at / (u32)l.unit_stages, stage = f.at - unit * l.unit_stages;
+  int row = unit * 16 + lane / 4;
+  if (is_packed) {
+    const u32 divisor = f.phase == GATE_UP ? l.row_tiles : s.A;
+    const int quotient = (u32)unit / divisor, rest = unit - quotient * divisor;
+    row = m.experts[f.phase == GATE_UP ? quotient : rest] * l.row_tiles + (f.phase == GATE_UP ? rest : quotient);
   }
+  const int piece_bytes = is_packed ? TILE_BYTES : 64, stage_pieces = is_packed ? DEPTH : 2;
+  f.pieces = l.pieces - stage_pieces * stage;
+  f.first_step = is_packed ? 512 : 8 * 64 * l.pieces;
+  f.second_step = is_packed ? 1024 : 64;
+  f.from = m.layers[f.layer & 1].streamed[f.phase] + (i64)row * (l.pieces * piece_bytes) +
+           stage * stage_pieces * piece_bytes + (is_packed ? lane : lane % 4) * 16;
 }
 
 // Fetch one stage, if there is room and it is known what.
-DEVICE bool fetch(Feed& f, const StepArgs& s, const int* experts) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if (f.ahead == STAGES || f.layer == s.num_layers || (f.phase >= GATE_UP && f.routed <= f.layer)) return false;
-  char* const stage = f.ring + f.fill * STAGE_BYTES;
-  if (f.phase <= OUT) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      if (f.at + i < f.last) {
-        copy_async16(stage + (2 * i) * 512 + lane * 16, f.first_row + (f.at + i) * 64 + t * 16);
-        copy_async16(stage + (2 * i + 1) * 512 + lane * 16, f.second_row + (f.at + i) * 64 + t * 16);
-      }
-    f.at += 2;
-  } else {
-#pragma unroll
-    for (int i = 0; i < DEPTH; ++i)
-      if (f.at + i < f.last) {
-        const u8* const tile = f.first_row + (f.at + i) * TILE_BYTES;
-        copy_async16(stage + i * SLOT_BYTES + lane * 16, tile + lane * 16);
-        copy_async4(stage + i * SLOT_BYTES + 512 + lane * 4, tile + 512 + g * 4);
-      }
-    f.at += DEPTH;
-  }
+DEVICE bool fetch(Feed& f, const StepArgs& s, const Shared& m) {
+  if (f.ahead == STEP_STAGES || f.layer == s.num_layers || (f.phase >= GATE_UP && f.routed <= f.layer)) return false;
+  const int lane = threadIdx.x % 32;
+  char* const to = f.ring + f.fill * STAGE_BYTES + lane * 16;
+  const bool is_packed = f.phase >= GATE_UP;
+  const int copies = is_packed ? (min_int(f.pieces, DEPTH) * TILE_BYTES - lane * 16 + 511) / 512 : f.pieces > 1 ? 4 : 2;
+  copy_async16(to, f.from);
+  if (copies > 1) copy_async16(to + 512, f.from + f.first_step);
+  if (copies > 2) copy_async16(to + 1024, f.from + f.second_step);
+  if (copies > 3) copy_async16(to + 1536, f.from + f.first_step + f.second_step);
   copy_commit();
-  f.fill = f.fill + 1 == STAGES ? 0 : f.fill + 1;
+  f.from += is_packed ? DEPTH * TILE_BYTES : 128;
+  f.pieces -= is_packed ? DEPTH : 2;
+  f.fill = f.fill + 1 == STEP_STAGES ? 0 : f.fill + 1;
   ++f.ahead;
-  if (f.at >= f.last) {
-    f.unit += WARPS;
-    enter_unit(f, s, experts);
-  }
+  if (++f.at >= f.end || f.pieces <= 0) enter_unit(f, s, m);
   return true;
 }
 
-DEVICE void fetch_all(Feed& f, const StepArgs& s, const int* experts) {
-  while (fetch(f, s, experts)) {
-  }
-}
-
-// Wait until the oldest stage that was fetched is there.
+// Wait until the oldest stage that was fetched is there, for all lanes.
 DEVICE const char* await_stage(const Feed& f) {
   switch (f.ahead) {
     case 1: copy_wait<0>(); break;
@@ -250,55 +213,110 @@ DEVICE const char* await_stage(const Feed& f) {
     case 4: copy_wait<3>(); break;
     case 5: copy_wait<4>(); break;
     case 6: copy_wait<5>(); break;
-    default: copy_wait<STAGES - 1>(); break;
+    case 7: copy_wait<6>(); break;
+    default: copy_wait<7>(); break;  // or fewer stages than fetched: waits for no more than needed
   }
+  __syncwarp();
   return f.ring + f.drain * STAGE_BYTES;
 }
 
-DEVICE void release_stage(Feed& f, const StepArgs& s, const int* experts) {
-  f.drain = f.drain + 1 == STAGES ? 0 : f.drain + 1;
-  --f.ahead;
-  fetch(f, s, experts);
-}
-
-// The sums of one unit of a dense product: rows g and g + 8 of its tile, in the lanes with t = 0.
-DEVICE void multiply_dense(Feed& f, const StepArgs& s, const int* experts, const Unit& u, const char* vector,
-                           float* total) {
-  const int lane = threadIdx.x % 32, t = lane % 4;
+// This warp's part of a phase's line: its sums of each row tile, to shared memory. There is one copy of this code for
+// all phases, because the whole step must fit the instruction cache.
+DEVICE void run_line(Feed& f, const StepArgs& s, const Shared& m, int phase) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  const bool is_packed = phase >= GATE_UP;
+  const Line& l = s.lines[phase];
+  const Stretch mine = part_of(m.stretches[phase], warp, STEP_WARPS);
+  const int first_unit = (u32)mine.begin / (u32)l.unit_stages, first_tile = (u32)first_unit / (u32)l.tile_units;
+  float* const sums = m.sums + warp * MAX_TILES * 16;
+  int unit = first_unit, stage = mine.begin - unit * l.unit_stages, slot = first_unit - first_tile * l.tile_units;
+  int tile = 0, count = 0;
 #pragma unroll 1
-  for (int at = u.first; at < u.last; at += 2) {
-    const char* const stage = await_stage(f);
-    uint4 rows[4];
+  while (fetch(f, s, m)) {
+  }
+  float total[1][4] = {{0, 0, 0, 0}};
+#pragma unroll 1
+  for (int at = mine.begin; at < mine.end; ++at) {
+    const char* const from = await_stage(f) + lane * 16;
+    const int stride = is_packed ? TILE_BYTES : 512;
+    uint4 words[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) rows[i] = *(const uint4*)(stage + i * 512 + lane * 16);
-    release_stage(f, s, experts);
+    for (int i = 0; i < 3; ++i) words[i] = *(const uint4*)(from + i * stride);
+    u32 scales[DEPTH];
+    if (is_packed) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-      if (at + i < u.last) {
-        const uint4 b = *(const uint4*)(vector + (at + i) * 64 + t * 16);
-        mma(total, rows[2 * i].x, rows[2 * i + 1].x, rows[2 * i].y, rows[2 * i + 1].y, b.x, b.y);
-        mma(total, rows[2 * i].z, rows[2 * i + 1].z, rows[2 * i].w, rows[2 * i + 1].w, b.z, b.w);
+      for (int i = 0; i < DEPTH; ++i) scales[i] = *(const u32*)(from - lane * 16 + i * TILE_BYTES + 512 + g * 4);
+    } else {
+      words[3] = *(const uint4*)(from + 3 * 512);
+    }
+    __syncwarp();
+    f.drain = f.drain + 1 == STEP_STAGES ? 0 : f.drain + 1;
+    --f.ahead;
+    fetch(f, s, m);
+    if (is_packed) {
+      const char* const token = m.tokens + slot * token_bytes(s.F) + stage * DEPTH * 128;
+      if ((stage + 1) * DEPTH <= l.pieces) {  // without branches between the tiles, so that their work can overlap
+#pragma unroll
+        for (int i = 0; i < DEPTH; ++i) multiply_chunk<1>(words[i], scales[i], token + i * 128, 0, 1, total);
+      } else {
+#pragma unroll
+        for (int i = 0; i < DEPTH - 1; ++i)
+          if (stage * DEPTH + i < l.pieces) multiply_chunk<1>(words[i], scales[i], token + i * 128, 0, 1, total);
       }
+    } else {
+      const char* const vector = m.vector + stage * 128 + t * 16;
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        if (stage * 2 + i < l.pieces) {
+          const uint4 b = *(const uint4*)(vector + i * 64);
+          mma(total[0], words[2 * i].x, words[2 * i + 1].x, words[2 * i].y, words[2 * i + 1].y, b.x, b.y);
+          mma(total[0], words[2 * i].z, words[2 * i + 1].z, words[2 * i].w, words[2 * i + 1].w, b.z, b.w);
+        }
+    }
+    if (++stage < l.unit_stages && at + 1 < mine.end) continue;
+    if (t == 0) {  // the unit's, or the warp's, last stage
+      float share = 1.0f;
+      if (is_packed) share = phase == DOWN ? m.weights[slot] * 16384.0f : 16384.0f;  // 2^14 = 2^(126 - 112)
+      float* const one = sums + tile * 16 + (is_packed ? 2 * g : g);
+      float* const two = sums + tile * 16 + (is_packed ? 2 * g + 1 : g + 8);
+      *one = (tile >= count ? 0.0f : *one) + total[0][0] * share;
+      *two = (tile >= count ? 0.0f : *two) + total[0][2] * share;
+    }
+    count = tile + 1;
+    stage = 0;
+    if (++slot == l.tile_units) slot = 0, ++tile;
+    total[0][0] = total[0][1] = total[0][2] = total[0][3] = 0;
+  }
+  if (lane == 0) {
+    m.sum_tiles[2 * warp] = first_tile;
+    m.sum_tiles[2 * warp + 1] = count;
   }
 }
 
-DEVICE void multiply_packed(Feed& f, const StepArgs& s, const int* experts, const Unit& u, const char* token,
-                            float (*total)[4]) {
-  const int lane = threadIdx.x % 32;
+// Row `row` of row tile `tile`, over the block's warps in their order.
+DEVICE float add_warps(const Shared& m, int tile, int row) {
+  float sum = 0;
+#pragma unroll 4
+  for (int warp = 0; warp < STEP_WARPS; ++warp) {
+    const int i = tile - m.sum_tiles[2 * warp];
+    if (i >= 0 && i < m.sum_tiles[2 * warp + 1]) sum += m.sums[(warp * MAX_TILES + i) * 16 + row];
+  }
+  return sum;
+}
+
+// The block's sums of each row tile to sums [2][rows]; `bias` is what this thread's row gets besides.
+DEVICE void write_sums(const StepArgs& s, const Shared& m, int phase, float* sums, float bias) {
+  const Line& l = s.lines[phase];
+  const Stretch mine = m.stretches[phase];
+  const int tile_stages = l.unit_stages * l.tile_units, num_rows = l.row_tiles * 16;
+  const int first_tile = (u32)mine.begin / (u32)tile_stages, last_tile = (u32)(mine.end - 1) / (u32)tile_stages;
 #pragma unroll 1
-  for (int at = u.first; at < u.last; at += DEPTH) {
-    const char* const stage = await_stage(f);
-    uint4 codes[DEPTH];
-    u32 scales[DEPTH];
-#pragma unroll
-    for (int i = 0; i < DEPTH; ++i) {
-      codes[i] = *(const uint4*)(stage + i * SLOT_BYTES + lane * 16);
-      scales[i] = *(const u32*)(stage + i * SLOT_BYTES + 512 + lane * 4);
-    }
-    release_stage(f, s, experts);
-#pragma unroll
-    for (int i = 0; i < DEPTH; ++i)
-      if (at + i < u.last) multiply_chunk<1>(codes[i], scales[i], token + (at + i) * 128, 0, 1, total);
+  for (int i = threadIdx.x; i < (last_tile - first_tile + 1) * 16; i += THREADS) {
+    const int tile = first_tile + i / 16;
+    const bool has_first = tile * tile_stages >= mine.begin, has_last = (tile + 1) * tile_stages <= mine.end;
+    const float sum = add_warps(m, tile, i % 16) + (has_first ? bias : 0.0f);
+    sums[(has_first ? 0 : num_rows) + tile * 16 + i % 16] = sum;
+    if (has_first && has_last) sums[num_rows + tile * 16 + i % 16] = 0;
   }
 }
 
@@ -318,21 +336,6 @@ DEVICE void await_all(u32* barrier, u32* generation) {
     __threadfence();
   }
   __syncthreads();
-}
-
-// Add up the block's units of each row tile and write them to sums [2][rows].
-DEVICE void write_sums(const Shared& m, const Stretch& stretch, int parts, float* sums, int num_rows) {
-  __syncthreads();
-  const int first_tile = stretch.begin / parts, last_tile = (stretch.end - 1) / parts;
-  for (int i = threadIdx.x; i < (last_tile - first_tile + 1) * 16; i += THREADS) {
-    const int tile = first_tile + i / 16, row = i % 16;
-    const int begin = max_int(tile * parts, stretch.begin), end = min_int((tile + 1) * parts, stretch.end);
-    float sum = 0;
-    for (int unit = begin; unit < end; ++unit) sum += m.sums[(unit - stretch.begin) * 16 + row];
-    const bool has_first = tile * parts >= stretch.begin, has_last = (tile + 1) * parts <= stretch.end;
-    sums[(has_first ? 0 : num_rows) + tile * 16 + row] = sum;
-    if (has_first && has_last) sums[num_rows + tile * 16 + row] = 0;
-  }
 }
 
 // Four columns a thread and piece; PIECES pieces are loaded at once, so that their latencies overlap.
@@ -403,6 +406,7 @@ DEVICE void add_and_norm(const StepArgs& s, const Shared& m, const float* sums, 
 // The experts' hidden rows, [A] of whole tiles' width.
 DEVICE void stage_hidden(const StepArgs& s, const Shared& m) {
   const int pieces = ceil_div(s.F, 64) * 8, total = s.A * pieces, stride = token_bytes(s.F);
+#pragma unroll 1
   for (int base = threadIdx.x; base < total; base += THREADS * 4) {
     uint4 v[4];
 #pragma unroll
@@ -417,27 +421,11 @@ DEVICE void stage_hidden(const StepArgs& s, const Shared& m) {
   __syncthreads();
 }
 
-// Phases 1 and 3.
-DEVICE void run_dense(Feed& f, const StepArgs& s, const Shared& m, int phase, float* sums) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const Shape shape = shape_of(s, phase);
-  const Stretch stretch = stretch_of(shape.units);
-  const int parts = phase == QKV ? QKV_PARTS : OUT_PARTS;
-  for (int unit = stretch.begin + warp; unit < stretch.end; unit += WARPS) {
-    float total[4] = {0, 0, 0, 0};
-    multiply_dense(f, s, m.experts, unit_of(s, phase, unit), m.vector, total);
-    if (t == 0) {
-      m.sums[(unit - stretch.begin) * 16 + g] = total[0];
-      m.sums[(unit - stretch.begin) * 16 + g + 8] = total[2];
-    }
-  }
-  write_sums(m, stretch, parts, sums, shape.units / parts * 16);
-}
-
 // Phase 2, for KV head kv: q turned to vector; with is_writer also k and v to their slot.
 DEVICE void make_query(const StepArgs& s, const Shared& m, const LayerWeights& w, i64 position, i64 slot, int kv,
                        bool is_writer) {
   const int half = s.C / 2, group = s.H / s.KV, rows = (s.H + 2 * s.KV) * s.C;
+#pragma unroll 1
   for (int i = threadIdx.x; i < (group + 2) * half; i += THREADS) {
     const int which = i / half, dim = i % half;
     const int head = which < group ? kv * group + which : s.H + (which - group) * s.KV + kv;
@@ -460,8 +448,23 @@ DEVICE void make_query(const StepArgs& s, const Shared& m, const LayerWeights& w
     to[dim] = to_bf16(one);
     to[dim + half] = to_bf16(two);
   }
-  __threadfence();
+  if (is_writer) __threadfence();
   __syncthreads();
+}
+
+// Before the block waits for q: the page and, into the L2, the keys and values that a warp will read first.
+template <int C>
+DEVICE void prefetch_pages(const StepArgs& s, const LayerWeights& w, int context) {
+  const int window = (int)w.window, splits = max_int(1, gridDim.x / s.KV), warp = threadIdx.x / 32;
+  const Shares shares = share_out(context, window, splits, ATTEND_WARPS);
+  const int kv = blockIdx.x % s.KV, split = blockIdx.x / s.KV;
+  if (split >= shares.used || warp >= ATTEND_WARPS) return;
+  const int run = shares.first_run + (int)((i64)shares.runs * split / shares.used) + warp;
+  if (run >= shares.first_run + shares.runs) return;
+  const int* const table = window ? s.sliding_table : s.full_table;
+  const int page = load_fresh_int(table + run * 16 / s.page_size), key = threadIdx.x % 16;
+  const u16* const from = threadIdx.x % 32 < 16 ? w.keys : w.values;
+  prefetch(from + (((i64)page * s.page_size + run * 16 % s.page_size + key) * s.KV + kv) * C);
 }
 
 template <int C>
@@ -471,7 +474,8 @@ DEVICE void run_attention_phase(const StepArgs& s, const Shared& m, const LayerW
   const int splits = max_int(1, gridDim.x / s.KV);
   const Pages pages = {w.keys, w.values, window ? s.sliding_table : s.full_table, s.context_len,
                        window ? s.sliding_columns : s.full_columns, s.page_size};
-  const Shares shares = share_out(context, window, splits, WARPS);
+  const Shares shares = share_out(context, window, splits, ATTEND_WARPS);
+#pragma unroll 1
   for (int task = blockIdx.x; task < s.KV * shares.used; task += gridDim.x) {
     const int kv = task % s.KV, split = task / s.KV;
     make_query(s, m, w, position, slot, kv, split == shares.used - 1);
@@ -482,9 +486,9 @@ DEVICE void run_attention_phase(const StepArgs& s, const Shared& m, const LayerW
       const uint4 v = *(const uint4*)(head_query + block * 64 + t * 16);
       query[block][0] = v.x, query[block][1] = v.y, query[block][2] = v.z, query[block][3] = v.w;
     }
-    attend_share<C, WARPS>(query, pages, shares, split, 0, kv, s.KV, (float*)m.tokens);
+    attend_share<C, ATTEND_WARPS>(query, pages, shares, split, 0, kv, s.KV, (float*)m.tokens);
     __syncthreads();
-    join_shares<C, WARPS>((const float*)m.tokens, w.sinks + kv * group, group, split, shares.used,
+    join_shares<C, ATTEND_WARPS>((const float*)m.tokens, w.sinks + kv * group, group, split, shares.used,
                           s.attended + kv * group * C, s.shares + (i64)kv * splits * (16 + 8 * C), s.arrived + kv,
                           m.flag);
     __syncthreads();
@@ -492,9 +496,11 @@ DEVICE void run_attention_phase(const StepArgs& s, const Shared& m, const LayerW
 }
 
 // Phase 4: the logits of this block's experts; `ahead` is this thread's first piece of the first one's row.
-DEVICE void run_router(const StepArgs& s, const Shared& m, const LayerWeights& w, const uint4& ahead, float bias) {
+DEVICE void run_router(const StepArgs& s, const Shared& m, const LayerWeights& w, const uint4& ahead) {
+#pragma unroll 1
   for (int expert = blockIdx.x; expert < s.E; expert += gridDim.x) {
     float logit = 0;
+#pragma unroll 1
     for (int at = threadIdx.x * 8; at < s.D; at += THREADS * 8) {
       const bool is_ahead = expert == (int)blockIdx.x && at == (int)threadIdx.x * 8;
       const uint4 a = is_ahead ? ahead : *(const uint4*)(w.router + (i64)expert * s.D + at);
@@ -505,8 +511,7 @@ DEVICE void run_router(const StepArgs& s, const Shared& m, const LayerWeights& w
       logit += low_bf16(a.w) * low_bf16(b.w) + high_bf16(a.w) * high_bf16(b.w);
     }
     logit = block_sum(logit, m.scratch);
-    if (expert != (int)blockIdx.x) bias = load_bf16(w.router_bias + expert);
-    if (threadIdx.x == 0) s.logits[expert] = logit + bias;
+    if (threadIdx.x == 0) s.logits[expert] = logit + load_bf16(w.router_bias + expert);
   }
 }
 
@@ -522,39 +527,41 @@ DEVICE void prefetch_small(const StepArgs& s, const LayerWeights& w) {
   if (threadIdx.x == 0) prefetch(w.sinks);
 }
 
-DEVICE void run_gate_up(Feed& f, const StepArgs& s, const Shared& m, const LayerWeights& w) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const Stretch stretch = stretch_of(shape_of(s, GATE_UP).units);
-  for (int unit = stretch.begin + warp; unit < stretch.end; unit += WARPS) {
-    const Unit u = unit_of(s, GATE_UP, unit);
-    const u32 biases = *(const u32*)(w.gate_up_bias + (i64)m.experts[u.expert_slot] * 2 * s.F + 16 * u.tile + 2 * g);
-    float total[1][4] = {{0, 0, 0, 0}};
-    multiply_packed(f, s, m.experts, u, m.tokens, total);
-    if (t == 0) {
-      const float gate = fminf(total[0][0] * 16384.0f + low_bf16(biases), s.limit);
-      const float up = fminf(fmaxf(total[0][2] * 16384.0f + high_bf16(biases), -s.limit), s.limit);
-      const float swish = gate / (1.0f + exp2_fast(-LOG2_E * s.alpha * gate));
-      s.hidden[u.expert_slot * ceil_div(s.F, 64) * 64 + place_column(8 * u.tile + g)] = scaled_bf16(swish * (up + 1.0f));
-    }
+// What this thread adds of gate_up's or down's biases, loaded before the products.
+DEVICE void load_biases(const StepArgs& s, const Shared& m, const LayerWeights& w, int phase, u32* pair, float* sum) {
+  *pair = 0;
+  *sum = 0;
+  const Line& l = s.lines[phase];
+  const Stretch mine = m.stretches[phase];
+  if (phase == GATE_UP) {
+    const int unit = (u32)mine.begin / (u32)l.unit_stages + threadIdx.x / 8, slot = (u32)unit / (u32)l.row_tiles;
+    const int feature = (unit - slot * l.row_tiles) * 8 + threadIdx.x % 8;
+    if (unit * l.unit_stages < mine.end) *pair = *(const u32*)(w.gate_up_bias + (i64)m.experts[slot] * 2 * s.F + 2 * feature);
+  } else {
+    const int row = (u32)mine.begin / (u32)(l.unit_stages * s.A) * 16 + threadIdx.x;
+    if (threadIdx.x < 64 && row < s.D)  // a block has a few row tiles; the first 4 are more than it has alone
+      for (int a = 0; a < s.A; ++a) *sum += m.weights[a] * load_bf16(w.down_bias + (i64)m.experts[a] * s.D + row);
   }
 }
 
-DEVICE void run_down(Feed& f, const StepArgs& s, const Shared& m, const LayerWeights& w) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const Stretch stretch = stretch_of(shape_of(s, DOWN).units);
-  for (int unit = stretch.begin + warp; unit < stretch.end; unit += WARPS) {
-    const Unit u = unit_of(s, DOWN, unit);
-    const u32 biases = *(const u32*)(w.down_bias + (i64)m.experts[u.expert_slot] * s.D + 16 * u.tile + 2 * g);
-    float total[1][4] = {{0, 0, 0, 0}};
-    multiply_packed(f, s, m.experts, u, m.tokens + u.expert_slot * token_bytes(s.F), total);
-    if (t == 0) {
-      const float share = m.weights[u.expert_slot], first = u.part == 0 ? low_bf16(biases) : 0.0f;
-      const float second = u.part == 0 ? high_bf16(biases) : 0.0f;
-      m.sums[(unit - stretch.begin) * 16 + 2 * g] = (total[0][0] * 16384.0f + first) * share;
-      m.sums[(unit - stretch.begin) * 16 + 2 * g + 1] = (total[0][2] * 16384.0f + second) * share;
-    }
-  }
-  write_sums(m, stretch, s.A * DOWN_PARTS, s.down_sums, s.D);
+DEVICE void finish_gate_up(const StepArgs& s, const Shared& m, u32 biases) {
+  const Line& l = s.lines[GATE_UP];
+  const Stretch mine = m.stretches[GATE_UP];
+  const int unit = (u32)mine.begin / (u32)l.unit_stages + threadIdx.x / 8;
+  if (unit * l.unit_stages >= mine.end) return;
+  const int slot = (u32)unit / (u32)l.row_tiles, feature = (unit - slot * l.row_tiles) * 8 + threadIdx.x % 8;
+  const int row = threadIdx.x % 8 * 2;
+  const float gate = fminf(add_warps(m, unit, row) + low_bf16(biases), s.limit);
+  const float up = fminf(fmaxf(add_warps(m, unit, row + 1) + high_bf16(biases), -s.limit), s.limit);
+  const float swish = gate / (1.0f + exp2_fast(-LOG2_E * s.alpha * gate));
+  s.hidden[slot * ceil_div(s.F, 64) * 64 + place_column(feature)] = scaled_bf16(swish * (up + 1.0f));
+}
+
+// One layer's addresses to shared memory, where the layer two before was.
+DEVICE void copy_layer(const StepArgs& s, const Shared& m, int layer) {
+  const int words = sizeof(LayerWeights) / 8;
+  if (layer < s.num_layers && (int)threadIdx.x < words)
+    ((u64*)(m.layers + (layer & 1)))[threadIdx.x] = ((const u64*)(s.layers + layer))[threadIdx.x];
 }
 
 template <int C>
@@ -563,95 +570,92 @@ DEVICE void run_step(const StepArgs& s) {
   const Shared m = lay_out(s, shared);
   const int warp = threadIdx.x / 32;
   u32 generation = 0;
+  if (threadIdx.x < NUM_STREAMED) m.stretches[threadIdx.x] = block_stretch(s.lines[threadIdx.x], threadIdx.x);
+  copy_layer(s, m, 0);
+  copy_layer(s, m, 1);
+  __syncthreads();
   Feed f;
-  f.ring = m.rings + warp * STAGES * STAGE_BYTES;
+  f.ring = m.rings + warp * STEP_STAGES * STAGE_BYTES;
   f.fill = f.drain = f.ahead = f.routed = f.layer = 0;
   f.phase = -1;
-  f.unit = f.end = 0;
-  enter_unit(f, s, m.experts);
-  fetch_all(f, s, m.experts);
+  f.at = f.end = 0;
+  enter_unit(f, s, m);
   Ahead ahead;
-  load_ahead(&ahead, s, nullptr, s.layers[0].attn_norm);
+  load_ahead(&ahead, s, nullptr, m.layers[0].attn_norm);
   let_next_start();
   wait_for_previous();
   const int context = load_fresh_int(s.context_len);
   const i64 position = load_fresh_i64(s.position);
   const i64 full_slot = load_fresh_i64(s.full_slot), sliding_slot = load_fresh_i64(s.sliding_slot);
   const u16* const row = s.embedding + load_fresh_i64(s.token_id) * s.D;
+#pragma unroll 1
   for (int i = threadIdx.x; i < s.D; i += THREADS) m.stream[i] = load_bf16(row + i);
   __syncthreads();
 
-  for (int layer = 0; layer < s.num_layers; ++layer) {
-    const LayerWeights& w = s.layers[layer];
-    MARK(0);
-    add_and_norm(s, m, layer ? s.down_sums : nullptr, ahead, false);
-    MARK(1);
-    run_dense(f, s, m, QKV, s.qkv_sums);
-    MARK(2);
-    arrive(s.barrier);
-    if (layer + 1 < s.num_layers && (int)blockIdx.x == (layer + 9) % (int)gridDim.x)
-      prefetch_small(s, s.layers[layer + 1]);
-    await_all(s.barrier, &generation);
-
-    MARK(3);
-    run_attention_phase<C>(s, m, w, context, position, w.window ? sliding_slot : full_slot);
-    MARK(4);
-    arrive(s.barrier);
-    load_ahead(&ahead, s, w.out_bias, w.mlp_norm);
-    await_all(s.barrier, &generation);
-
-    MARK(5);
-    for (int i = threadIdx.x; i < s.H * s.C / 8; i += THREADS)
-      *(uint4*)(m.vector + i * 16) = load_fresh(s.attended + i * 8);
-    __syncthreads();
-    run_dense(f, s, m, OUT, s.row_sums);
-    MARK(6);
-    arrive(s.barrier);
-    uint4 router_row = {0, 0, 0, 0};
-    float router_bias = 0;
-    if ((int)blockIdx.x < s.E) {
-      if ((int)threadIdx.x * 8 < s.D)
-        router_row = *(const uint4*)(w.router + (i64)blockIdx.x * s.D + threadIdx.x * 8);
-      router_bias = load_bf16(w.router_bias + blockIdx.x);
+  for (int layer = 0;; ++layer) {
+    const LayerWeights& w = m.layers[layer & 1];
+#pragma unroll 1
+    for (int phase = QKV; phase < NUM_STREAMED; ++phase) {
+      MARK(phase * 4);
+      u32 bias_pair = 0;
+      float bias_sum = 0;
+      uint4 router_row = {0, 0, 0, 0};
+      if (phase == OUT) {
+        run_attention_phase<C>(s, m, w, context, position, w.window ? sliding_slot : full_slot);
+        arrive(s.barrier);
+        load_ahead(&ahead, s, w.out_bias, w.mlp_norm);
+        await_all(s.barrier, &generation);
+#pragma unroll 1
+        for (int i = threadIdx.x; i < s.H * s.C / 8; i += THREADS)
+          *(uint4*)(m.vector + i * 16) = load_fresh(s.attended + i * 8);
+        __syncthreads();
+      } else if (phase == DOWN) {
+        stage_hidden(s, m);
+      } else {
+        if (phase == GATE_UP && (int)blockIdx.x < s.E && (int)threadIdx.x * 8 < s.D)
+          router_row = *(const uint4*)(w.router + (i64)blockIdx.x * s.D + threadIdx.x * 8);
+        const float* const sums = phase == GATE_UP ? s.row_sums : layer ? s.down_sums : nullptr;
+        add_and_norm(s, m, sums, ahead, phase == GATE_UP);
+        if (layer == s.num_layers) {
+          if (blockIdx.x == 0)
+#pragma unroll 1
+            for (int i = threadIdx.x; i < s.D; i += THREADS) s.normed[i] = ((const u16*)m.vector)[i];
+          if (threadIdx.x == 0 && atomicAdd((int*)s.barrier + 1, 1) == (int)gridDim.x - 1) {
+            s.barrier[0] = 0;
+            s.barrier[1] = 0;
+          }
+          copy_wait<0>();
+          return;
+        }
+      }
+      if (phase == GATE_UP) {
+        run_router(s, m, w, router_row);
+        arrive(s.barrier);
+        await_all(s.barrier, &generation);
+        if (warp == 0) choose(s.logits, s.E, s.A, m.experts, m.weights);
+        __syncthreads();
+        f.routed = layer + 1;
+        if (f.layer == layer && f.phase >= GATE_UP) enter_unit(f, s, m);
+      }
+      if (phase >= GATE_UP) load_biases(s, m, w, phase, &bias_pair, &bias_sum);
+      MARK(phase * 4 + 1);
+      run_line(f, s, m, phase);
+      __syncthreads();
+      if (phase == GATE_UP) finish_gate_up(s, m, bias_pair);
+      else write_sums(s, m, phase, phase == QKV ? s.qkv_sums : phase == OUT ? s.row_sums : s.down_sums, bias_sum);
+      MARK(phase * 4 + 2);
+      arrive(s.barrier);
+      if (phase == QKV) {
+        if (layer + 1 < s.num_layers && (int)blockIdx.x == (layer + 9) % (int)gridDim.x)
+          prefetch_small(s, m.layers[(layer + 1) & 1]);
+        prefetch_pages<C>(s, w, context);
+      } else if (phase == DOWN) {
+        load_ahead(&ahead, s, nullptr, layer + 1 < s.num_layers ? m.layers[(layer + 1) & 1].attn_norm : s.final_norm);
+      }
+      await_all(s.barrier, &generation);
+      MARK(phase * 4 + 3);
     }
-    await_all(s.barrier, &generation);
-
-    MARK(7);
-    add_and_norm(s, m, s.row_sums, ahead, true);
-    run_router(s, m, w, router_row, router_bias);
-    MARK(8);
-    arrive(s.barrier);
-    await_all(s.barrier, &generation);
-
-    MARK(9);
-    if (warp == 0) choose(s.logits, s.E, s.A, m.experts, m.weights);
-    __syncthreads();
-    f.routed = layer + 1;
-    if (f.layer == layer && f.phase >= GATE_UP) enter_unit(f, s, m.experts);
-    fetch_all(f, s, m.experts);
-    MARK(10);
-    run_gate_up(f, s, m, w);
-    MARK(11);
-    arrive(s.barrier);
-    await_all(s.barrier, &generation);
-
-    MARK(12);
-    stage_hidden(s, m);
-    MARK(13);
-    run_down(f, s, m, w);
-    MARK(14);
-    arrive(s.barrier);
-    load_ahead(&ahead, s, nullptr, layer + 1 < s.num_layers ? s.layers[layer + 1].attn_norm : s.final_norm);
-    await_all(s.barrier, &generation);
-    MARK(15);
-  }
-  if (blockIdx.x == 0) {
-    add_and_norm(s, m, s.down_sums, ahead, false);
-    for (int i = threadIdx.x; i < s.D; i += THREADS) s.normed[i] = ((const u16*)m.vector)[i];
-  }
-  if (threadIdx.x == 0 && atomicAdd((int*)s.barrier + 1, 1) == (int)gridDim.x - 1) {
-    s.barrier[0] = 0;
-    s.barrier[1] = 0;
+    copy_layer(s, m, layer + 2);  // its parity's last reader is past a barrier, its first one before the next
   }
 }
 

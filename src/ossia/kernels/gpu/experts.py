@@ -13,6 +13,9 @@ from ossia.kernels._cuda.driver import SHARED_LIMIT, Grid
 from ossia.kernels.gpu.routing import RoutedStruct, RoutingBuffers
 
 TILE_ROWS, TILE_COLUMNS, TILE_BYTES = 16, 64, 544
+MANY_TOKENS = 128
+"""Tile size of `gate_up_many` and `down_many`."""
+_MANY_SHARED = 6 * 128 * 128
 _MAX_SCALE = 160
 _RING_BYTES = {8: 12 * 6 * 3 * 640, 16: 12 * 5 * 3 * 640, 32: 8 * 8 * 640}
 _THREADS = {8: 384, 16: 384, 32: 256}
@@ -117,6 +120,52 @@ def down_few(hidden: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingBu
     kernel, launch = _prepare("down", hidden.shape[1], routing, hidden.device)
     args = (hidden, packed, bias, RoutedStruct.of(routing), out, hidden.shape[1], bias.shape[1], routing.num_active)
     kernel.launch(args=(*args, out.shape[0], launch.pop("max_rows"), out.shape[1]), **launch)
+
+
+def gate_up_many(
+    x: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingBuffers, alpha: float, limit: float, out: Tensor
+) -> None:
+    """As `gate_up_few`, for many tokens an expert.
+
+    Args:
+        x: bfloat16 [T, D], plain, D a multiple of 32.
+        packed: from `pack_experts`, of [E, 2 F, D].
+        bias: bfloat16 [E, 2 F].
+        routing: with tiles of MANY_TOKENS.
+        alpha: slope of SwiGLU's sigmoid.
+        limit: SwiGLU's clamp.
+        out: bfloat16 [P, F], written in sorted order.
+    """
+    M = bias.shape[1]
+    driver.load_kernel("experts_many", "gate_up_many", x.device).launch(
+        _many_grid(M, routing),
+        threads=512,
+        shared=_MANY_SHARED,
+        args=(x, packed, bias, *_many_routing(routing), out, x.shape[1], M, routing.num_active, alpha, limit),
+    )
+
+
+def down_many(hidden: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingBuffers, out: Tensor) -> None:
+    """As `down_few`, for many tokens an expert: hidden bfloat16 [P, F], plain; out bfloat16 [1, P, D]."""
+    M = bias.shape[1]
+    driver.load_kernel("experts_many", "down_many", hidden.device).launch(
+        _many_grid(M, routing),
+        threads=512,
+        shared=_MANY_SHARED,
+        args=(
+            *(hidden, packed, bias, *_many_routing(routing), routing.pair_weight, out),
+            *(hidden.shape[1], M, routing.num_active),
+        ),
+    )
+
+
+def _many_grid(num_rows: int, routing: RoutingBuffers) -> Grid:
+    most_tiles = min(routing.num_pairs, routing.num_experts + routing.num_pairs // MANY_TOKENS)
+    return Grid(-(-num_rows // 256), most_tiles)
+
+
+def _many_routing(routing: RoutingBuffers) -> tuple[Tensor, ...]:
+    return (routing.tile_expert, routing.tile_begin, routing.tile_count, routing.num_tiles, routing.sorted_pair)
 
 
 def _prepare(name: str, num_columns: int, routing: RoutingBuffers, device: torch.device):  # noqa: ANN202

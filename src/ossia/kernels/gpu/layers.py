@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ossia.kernels.gpu.attention import DecodeScratch, check_heads, decode_attention
-from ossia.kernels.gpu.experts import down_few, gate_up_few, padded_columns
+from ossia.kernels.gpu.experts import MANY_TOKENS, down_few, down_many, gate_up_few, gate_up_many, padded_columns
 from ossia.kernels.gpu.linear import MAX_TOKENS, linear_float, linear_qkv, linear_residual
+from ossia.kernels.gpu.prefill import QueryBlocks, plan_queries, prefill_attention
 from ossia.kernels.gpu.residual import ExpertOutputs, residual_norm, rope_and_store
 from ossia.kernels.gpu.routing import RoutingBuffers, choose_tile_size, norm_and_route
 from ossia.kernels.gpu.step import DecodeStep
@@ -53,6 +54,15 @@ class StepInputs(NamedTuple):
     full: PagedGroup | None
     sliding: PagedGroup | None
     max_queries: int
+
+
+class _Routed(NamedTuple):
+    buffers: RoutingBuffers
+    normed: Tensor
+
+
+MANY_FROM = 512
+"""Tokens from which on the experts' kernels for many are faster."""
 
 
 class _Workspace:
@@ -159,6 +169,137 @@ class GpuLayers:
             norm = self.layers[index + 1].attn_norm if index + 1 < len(self.layers) else self.final_norm
             self._decode_layer(layer, index, inputs, work, norm)
         return work.normed
+
+    @torch.inference_mode()
+    def forward(self, inputs: StepInputs) -> Tensor:
+        """Run any step: chunks of prompts, drafts to verify, decoding sequences among them.
+
+        Returns:
+            bfloat16 [T, D], after the final norm.
+        """
+        T, D = inputs.token_ids.shape[0], self.config.hidden_size
+        if inputs.max_queries == 1:
+            return self.decode(inputs)
+        stream = torch.empty(T, D, dtype=torch.bfloat16, device=self.device)
+        normed, total = torch.empty_like(stream), torch.empty_like(stream)
+        eps = self.config.rms_norm_eps
+        residual_norm(
+            self.embedding,
+            num_tokens=T,
+            norm=self.layers[0].attn_norm,
+            eps=eps,
+            index=inputs.token_ids,
+            stream=stream,
+            normed=normed,
+        )
+        group = self.config.num_attention_heads // self.config.num_key_value_heads
+        blocks = plan_queries(inputs.cu_seqlens_q, num_tokens=T, group=group)
+        run_experts = self._many_experts if T >= MANY_FROM else self._few_experts
+        for index, layer in enumerate(self.layers):
+            norm = self.layers[index + 1].attn_norm if index + 1 < len(self.layers) else self.final_norm
+            update = self._attend(layer, index, inputs, normed, blocks)
+            experts = run_experts(layer, stream, update, total)
+            residual_norm(
+                total, num_tokens=T, norm=norm, eps=eps, experts=experts, stream=stream, normed=normed
+            )
+        return normed
+
+    def _attend(
+        self, layer: GpuLayer, index: int, inputs: StepInputs, normed: Tensor, blocks: QueryBlocks
+    ) -> Tensor:
+        """The attention's addition to the stream, [T, D]."""
+        group = inputs.full if layer.window is None else inputs.sliding
+        assert group is not None
+        keys, values = self.kv_layers[index]
+        H, C = self.config.num_attention_heads, self.config.head_dim
+        qkv = functional.linear(normed, layer.qkv, layer.qkv_bias)
+        rope_and_store(
+            qkv,
+            rope=self.rope,
+            positions=inputs.positions,
+            slot_mapping=group.slot_mapping,
+            keys=keys,
+            values=values,
+            H=H,
+        )
+        out = torch.empty(normed.shape[0], H, C, dtype=torch.bfloat16, device=self.device)
+        prefill_attention(
+            qkv,
+            keys=keys,
+            values=values,
+            block_table=group.block_table,
+            cu_seqlens_q=inputs.cu_seqlens_q,
+            context_lens=inputs.context_lens,
+            sinks=layer.sinks,
+            window=layer.window,
+            blocks=blocks,
+            out=out,
+        )
+        return functional.linear(out.flatten(1), layer.out, layer.out_bias)
+
+    def _many_experts(self, layer: GpuLayer, stream: Tensor, update: Tensor, total: Tensor) -> ExpertOutputs:
+        """total = stream + update; the experts of its norm."""
+        routing = self._route(layer, stream, update, total, tile_size=MANY_TOKENS, placed=None)
+        normed, F = routing.normed, self.config.intermediate_size
+        hidden = torch.empty(routing.buffers.num_pairs, F, dtype=torch.bfloat16, device=self.device)
+        gate_up_many(
+            normed,
+            packed=layer.gate_up,
+            bias=layer.gate_up_bias,
+            routing=routing.buffers,
+            alpha=self.config.swiglu_alpha,
+            limit=self.config.swiglu_limit,
+            out=hidden,
+        )
+        parts = torch.empty(1, hidden.shape[0], stream.shape[1], dtype=torch.bfloat16, device=self.device)
+        down_many(hidden, packed=layer.down, bias=layer.down_bias, routing=routing.buffers, out=parts)
+        return ExpertOutputs(parts, routing.buffers)
+
+    def _few_experts(self, layer: GpuLayer, stream: Tensor, update: Tensor, total: Tensor) -> ExpertOutputs:
+        """The same for fewer tokens."""
+        config, T = self.config, stream.shape[0]
+        size = choose_tile_size(T, num_experts=config.num_local_experts, num_active=config.num_experts_per_tok)
+        routing = self._route(layer, stream, update, total, tile_size=size, placed=padded_columns(stream.shape[1]))
+        P = routing.buffers.num_pairs
+        hidden = torch.zeros(P, padded_columns(config.intermediate_size), dtype=torch.bfloat16, device=self.device)
+        gate_up_few(
+            routing.normed,
+            packed=layer.gate_up,
+            bias=layer.gate_up_bias,
+            routing=routing.buffers,
+            alpha=config.swiglu_alpha,
+            limit=config.swiglu_limit,
+            out=hidden,
+        )
+        parts = torch.empty(1, P, stream.shape[1], dtype=torch.float32, device=self.device)
+        down_few(hidden, packed=layer.down, bias=layer.down_bias, routing=routing.buffers, out=parts)
+        return ExpertOutputs(parts, routing.buffers)
+
+    def _route(
+        self, layer: GpuLayer, stream: Tensor, update: Tensor, total: Tensor, *, tile_size: int, placed: int | None
+    ) -> _Routed:
+        config, (T, D) = self.config, stream.shape
+        buffers = RoutingBuffers(
+            num_tokens=T,
+            num_experts=config.num_local_experts,
+            num_active=config.num_experts_per_tok,
+            tile_size=tile_size,
+            device=self.device,
+        )
+        normed = torch.empty(T, placed or D, dtype=torch.bfloat16, device=self.device)
+        norm_and_route(
+            stream,
+            norm=layer.mlp_norm,
+            eps=config.rms_norm_eps,
+            weight=layer.router,
+            bias=layer.router_bias,
+            out=buffers,
+            normed=normed,
+            update=update,
+            total=total,
+            is_placed=placed is not None,
+        )
+        return _Routed(buffers, normed)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden bfloat16 [N, D] -> float32 [N, V]."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ossia.kernels._cuda import driver
@@ -15,7 +16,7 @@ from ossia.kernels.rope import RopeTables
 
 
 class ExpertOutputs(NamedTuple):
-    """What `down_few` and `down_many` wrote: float32 [splits, P, D] in sorted order, and the order."""
+    """What `down_few` or `down_many` wrote, [splits, P, D] float32 or bfloat16 in sorted order, and the order."""
 
     parts: Tensor
     routing: RoutingBuffers
@@ -47,16 +48,17 @@ def residual_norm(
         normed: [N, D], written with the norm of that.
     """
     D = base.shape[1]
-    parts, positions, active, splits, pairs = None, None, 0, 0, 0
+    parts, is_wide, positions, active, splits, pairs = None, False, None, 0, 0, 0
     if experts is not None:
         parts, positions = experts.parts, experts.routing.pair_position
+        is_wide = parts.dtype == torch.float32
         active, (splits, pairs) = experts.routing.num_active, parts.shape[:2]
     threads = min(1024, -(-D // 128) * 32)
     driver.load_kernel("residual", "residual_norm", base.device).launch(
         Grid(num_tokens),
         threads=threads,
         shared=4 * D + 256 + 128,
-        args=(base, index, update, parts, positions, norm, stream, normed, D, active, splits, pairs, eps),
+        args=(base, index, update, parts, int(is_wide), positions, norm, stream, normed, D, active, splits, pairs, eps),
     )
 
 

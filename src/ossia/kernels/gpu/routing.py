@@ -114,6 +114,7 @@ def norm_and_route(
     normed: Tensor,
     update: Tensor | None = None,
     total: Tensor | None = None,
+    is_placed: bool = True,
 ) -> None:
     """Normalise the stream, choose each token's experts and list the experts' work.
 
@@ -127,6 +128,7 @@ def norm_and_route(
         normed: [N, D up to a multiple of 64], written as the experts' kernels want it (experts.place_tokens_torch).
         update: [N, D] to be added to the stream first, the sum being rounded to bfloat16.
         total: [N, D], written with that sum; not the stream itself.
+        is_placed: else `normed` is [N, D] and plain, as `gate_up_many` wants it.
     """
     N, D = stream.shape
     E, A = out.num_experts, out.num_active
@@ -136,7 +138,7 @@ def norm_and_route(
         Grid(-(-E // _WARPS), N),
         threads=_WARPS * 32,
         shared=4 * D + 256 + 8 * E,
-        args=(stream, update, total, norm, normed, weight, bias, struct, D, E, A, out.tile_size, eps),
+        args=(stream, update, total, norm, normed, weight, bias, struct, D, E, A, out.tile_size, int(is_placed), eps),
     )
 
 

@@ -17,23 +17,13 @@ from ossia.kernels.gpu.experts import num_multiprocessors, padded_columns
 from ossia.kernels.gpu.weights import GpuLayer
 from ossia.kernels.rope import RopeTables
 
-_WARPS, _STAGES, _STAGE_BYTES, _MAX_UNITS, _MAX_ACTIVE = 12, 7, 2048, 128, 32
-_MAX_COLUMNS = 2 * 12 * 32 * 4  # of the stream, that a block loads at once
-_QKV_PARTS, _OUT_PARTS, _DOWN_PARTS = 5, 8, 2
+_WARPS, _ATTEND_WARPS, _STAGES, _STAGE_BYTES, _MAX_TILES, _MAX_ACTIVE = 16, 12, 5, 2048, 8, 32
+_DEPTH = 3  # packed tiles a stage
+_MAX_COLUMNS = 2 * _WARPS * 32 * 4  # of the stream, that a block loads at once
+_STREAMED = ("qkv", "out", "gate_up", "down")
 _LAYER_FIELDS = (
-    "attn_norm",
-    "qkv",
-    "qkv_bias",
-    "out",
-    "out_bias",
-    "sinks",
-    "mlp_norm",
-    "router",
-    "router_bias",
-    "gate_up",
-    "gate_up_bias",
-    "down",
-    "down_bias",
+    *_STREAMED,
+    *("attn_norm", "qkv_bias", "out_bias", "sinks", "mlp_norm", "router", "router_bias", "gate_up_bias", "down_bias"),
 )
 _POINTERS = (
     *("layers", "embedding", "final_norm", "token_id", "position", "full_slot", "sliding_slot"),
@@ -53,11 +43,18 @@ class _LayerWeights(ctypes.Structure):
     )
 
 
+class _Line(ctypes.Structure):
+    """`Line` of step.cu."""
+
+    _fields_ = tuple((name, ctypes.c_int) for name in ("units", "unit_stages", "pieces", "tile_units", "row_tiles"))
+
+
 class _StepArgs(ctypes.Structure):
     """`StepArgs` of step.cu."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in _POINTERS),
+        ("lines", _Line * len(_STREAMED)),
         *((name, ctypes.c_int) for name in _INTEGERS),
         *((name, ctypes.c_float) for name in _FLOATS),
     )
@@ -131,6 +128,12 @@ class DecodeStep:
             final_norm=final_norm.data_ptr(),
             cosines=rope.cos.data_ptr(),
             sines=rope.sin.data_ptr(),
+            lines=(_Line * len(_STREAMED))(
+                _line(rows // 16, pieces=D // 32, depth=2),
+                _line(D // 16, pieces=H * C // 32, depth=2),
+                _line(F // 8, pieces=-(-D // 64), depth=_DEPTH, num_experts=A),
+                _line(D // 16, pieces=-(-F // 64), depth=_DEPTH, num_experts=A, tile_units=A),
+            ),
             num_layers=len(layers),
             D=D,
             F=F,
@@ -148,18 +151,27 @@ class DecodeStep:
         token_bytes = -(-max(D, F) // 64) * 128 + 64
         self._shared = (
             _WARPS * _STAGES * _STAGE_BYTES
-            + max(A * token_bytes, _WARPS * (16 + 8 * C) * 4)
+            + max(A * token_bytes, _ATTEND_WARPS * (16 + 8 * C) * 4)
             + max(D, H * C) * 2
             + D * 4
-            + _MAX_UNITS * 64
+            + _WARPS * _MAX_TILES * 64
+            + 2 * ctypes.sizeof(_LayerWeights)
+            + _WARPS * 8
+            + len(_STREAMED) * 8
             + 128
             + 2 * _MAX_ACTIVE * 4
             + 16
         )
-        units = max(rows // 16 * _QKV_PARTS, D // 16 * max(_OUT_PARTS, A * _DOWN_PARTS), A * F // 8)
+        most = max(rows // 16, D // 16, A * F // 8)  # row tiles of a phase
+        per_block = -(-most // self._blocks)
         self.is_possible = (
-            self._shared <= SHARED_LIMIT and D <= _MAX_COLUMNS and A <= _MAX_ACTIVE and -(-units // self._blocks) <= _MAX_UNITS
+            self._shared <= SHARED_LIMIT
+            and D <= _MAX_COLUMNS
+            and A <= _MAX_ACTIVE
+            and per_block <= 8 * _WARPS // 2
+            and -(-per_block // _WARPS) + 2 <= _MAX_TILES
         )
+        """Whether this model's shapes fit the kernel."""
 
     def run(self, *, token_id: Tensor, position: Tensor, context_len: Tensor, full: Any, sliding: Any) -> Tensor:
         """One step; every argument lies on the GPU.
@@ -183,3 +195,8 @@ class DecodeStep:
         kernel = driver.load_kernel("step", f"decode_step_{args.C}", self.device)
         kernel.launch(Grid(self._blocks), threads=_WARPS * 32, shared=self._shared, args=(args,))
         return self.normed
+
+
+def _line(row_tiles: int, *, pieces: int, depth: int, num_experts: int = 1, tile_units: int = 1) -> _Line:
+    """See step.cu."""
+    return _Line(row_tiles * num_experts, -(-pieces // depth), pieces, tile_units, row_tiles)

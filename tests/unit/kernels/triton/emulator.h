@@ -199,3 +199,39 @@ DEVICE void mma(float* c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   }
   emulator::warp_wait();
 }
+
+// wgmma: a warp's 16 rows of its group's 64; `stage` holds 128 tokens of 64 columns in the 128-byte swizzle.
+DEVICE void multiply_group(float* c, const u32* a, const char* stage, int k) {
+  emulator::Warp* const warp = emulator::current->warp;
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  memcpy(warp->slots[lane], a, 16);
+  emulator::warp_wait();
+  for (int i = 0; i < 64; ++i) {
+    const int row = g + i % 4 / 2 * 8, token = i / 4 * 8 + 2 * t + i % 2;
+    float sum = c[i];
+    for (int kk = 0; kk < 16; ++kk) {
+      const u32 pair = warp->slots[row % 8 * 4 + kk % 8 / 2][row / 8 + 2 * (kk / 8)];
+      const int column = 16 * k + kk, piece = column / 8 ^ token % 8;
+      u16 b;
+      memcpy(&b, stage + token * 128 + piece * 16 + column % 8 * 2, 2);
+      sum += __uint_as_float(kk % 2 ? pair & 0xffff0000u : pair << 16) * __uint_as_float((u32)b << 16);
+    }
+    c[i] = sum;
+  }
+  emulator::warp_wait();
+}
+DEVICE void group_begin() {}
+DEVICE void group_commit() {}
+template <int PENDING>
+DEVICE void group_wait() {}
+DEVICE void show_shared() {}
+DEVICE u32 transpose_8x8(u32 x) {
+  emulator::Warp* const warp = emulator::current->warp;
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  warp->slots[lane][0] = x;
+  emulator::warp_wait();
+  u32 r = 0;
+  for (int i = 0; i < 2; ++i) r |= (warp->slots[(2 * t + i) * 4 + g / 2][0] >> (16 * (g % 2)) & 0xffff) << (16 * i);
+  emulator::warp_wait();
+  return r;
+}

@@ -1,0 +1,1 @@
+"""Device code in Triton, imported only where a GPU runs it."""
