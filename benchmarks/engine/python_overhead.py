@@ -14,29 +14,37 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from ossia.engine.build import EngineConfig, build_engine
+from ossia.engine.native_runner import NativeRunner
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.runner import TorchRunner
+from ossia.kernels.native_model import NativeBatch, NativeOutput
+from ossia.model.config import ModelConfig
 from ossia.model.loading import LoadedModel, load
 
 
 class FixedModel:
-    """Takes a model's place: any tokens in, the same hidden states and logits out."""
+    """Takes a model's place, in torch or in C++: any tokens in, the same hidden states and logits out."""
 
-    def __init__(self, model: Any) -> None:
-        self.config, self.norm = model.config, model.norm
-        self._hidden = torch.zeros(4096, model.config.hidden_size)
-        self._logits = torch.randn(4096, model.config.vocab_size, generator=torch.Generator().manual_seed(0))
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self._hidden = torch.zeros(4096, config.hidden_size)
+        self._logits = torch.randn(4096, config.vocab_size, generator=torch.Generator().manual_seed(0))
+        self.norm = SimpleNamespace(weight=self._hidden[0])
 
     def __call__(self, token_ids: torch.Tensor, **_: object) -> torch.Tensor:
         return self._hidden[: len(token_ids)]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._logits[: len(hidden)]
+
+    def step(self, batch: NativeBatch, *, out_rows: torch.Tensor, **_: object) -> NativeOutput:
+        return NativeOutput(None, self._logits[: len(out_rows)])
 
 
 def measure_overhead(
@@ -45,8 +53,12 @@ def measure_overhead(
     """Median seconds a decode step, in all and by phase."""
     engine = build_engine(loaded, config=EngineConfig(has_prefix_cache=False))
     runner = engine.runner
-    assert isinstance(runner, TorchRunner)
-    runner.model = FixedModel(runner.model)  # type: ignore[assignment] # all that the runner uses of a model
+    fixed: Any = FixedModel(loaded.model.config)
+    if isinstance(runner, NativeRunner):
+        runner._native = fixed
+    else:
+        assert isinstance(runner, TorchRunner)
+        runner.model = fixed
     taken: dict[str, list[float]] = defaultdict(list)
     watch(engine, "_step", taken["total"])
     watch(engine.scheduler, "schedule", taken["schedule"])
