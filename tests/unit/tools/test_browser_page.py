@@ -103,6 +103,10 @@ def test_a_page_chooses_no_code_by_its_tags() -> None:
     assert all(f"word{i}" in text for i, tag in enumerate(tags) if tag not in ("graphic", "lb", "head", "link"))
 
 
+def test_a_page_that_states_its_encoding_as_xml_does() -> None:
+    assert extract_html(f'<?xml version="1.0" encoding="utf-8"?>\n{ARTICLE}', URL) == extract_html(ARTICLE, URL)
+
+
 def test_base_and_local_addresses() -> None:
     found = extract_html('<head><base href="/docs/"></head><body><a href="a.html">A</a></body>', URL)
     assert found.links == ["https://harbour.example/docs/a.html"]

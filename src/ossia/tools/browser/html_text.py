@@ -27,6 +27,8 @@ _BLOCKS = frozenset(
     | {"figure", "footer", "form", "header", "hr", "html", "main", "nav", "ol", "p", "section", "summary", "table"}
     | {"tbody", "tfoot", "thead", "ul", "doc", "list", "quote", "comments"}
 )
+_XML_HEAD = re.compile(r"\A\s*<\?xml[^>]{0,200}\?>")
+_NO_WORD_CHARS = re.compile(r"\W+")
 _SPACES = re.compile(r"[ \t\r\f\v\u00a0]+")
 
 
@@ -45,6 +47,7 @@ def extract_html(source: str, url: str) -> Extracted:
         MissingExtraError: trafilatura is not installed.
     """
     html = need("lxml.html", package="lxml")
+    source = _XML_HEAD.sub("", source)  # lxml takes no text that states an encoding
     try:
         root = html.document_fromstring(source)
     except Exception:  # noqa: BLE001  lxml raises many kinds for what is no document
@@ -92,8 +95,8 @@ def _make_links_absolute(root: Any, base: str) -> None:
 
 def _link_share(text: str) -> float:
     """How much of a text stands inside of links: an index has no main text, its links are what matters."""
-    inside = sum(len(found) for found in MARKER.findall(text))
-    return inside / max(len(strip_markers(text)), 1)
+    inside = sum(len(_NO_WORD_CHARS.sub("", found)) for found in MARKER.findall(text))
+    return inside / max(len(_NO_WORD_CHARS.sub("", strip_markers(text))), 1)
 
 
 class _Layout:
