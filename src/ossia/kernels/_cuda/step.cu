@@ -34,11 +34,11 @@
 #endif
 
 #ifndef STEP_WARPS
-#define STEP_WARPS 16
-#define STEP_STAGES 5
+#define STEP_WARPS 8
+#define STEP_STAGES 11
 #endif
 #define THREADS (STEP_WARPS * 32)
-#define ATTEND_WARPS 12  // more would need more shared memory
+#define ATTEND_WARPS STEP_WARPS
 #define STAGE_BYTES 2048
 #define DEPTH 3      // packed tiles a stage
 #define MAX_TILES 8  // row tiles that one warp may touch in a phase
@@ -214,7 +214,10 @@ DEVICE const char* await_stage(const Feed& f) {
     case 5: copy_wait<4>(); break;
     case 6: copy_wait<5>(); break;
     case 7: copy_wait<6>(); break;
-    default: copy_wait<7>(); break;  // or fewer stages than fetched: waits for no more than needed
+    case 8: copy_wait<7>(); break;
+    case 9: copy_wait<8>(); break;
+    case 10: copy_wait<9>(); break;
+    default: copy_wait<10>(); break;
   }
   __syncwarp();
   return f.ring + f.drain * STAGE_BYTES;
@@ -339,7 +342,7 @@ DEVICE void await_all(u32* barrier, u32* generation) {
 }
 
 // Four columns a thread and piece; PIECES pieces are loaded at once, so that their latencies overlap.
-#define PIECES 2
+#define PIECES 3
 #define COLUMNS (PIECES * THREADS * 4)
 
 struct Ahead {
@@ -448,8 +451,7 @@ DEVICE void make_query(const StepArgs& s, const Shared& m, const LayerWeights& w
     to[dim] = to_bf16(one);
     to[dim + half] = to_bf16(two);
   }
-  if (is_writer) __threadfence();
-  __syncthreads();
+  __syncthreads();  // the block itself reads what it wrote to the cache
 }
 
 // Before the block waits for q: the page and, into the L2, the keys and values that a warp will read first.

@@ -17,9 +17,9 @@ from ossia.kernels.gpu.experts import num_multiprocessors, padded_columns
 from ossia.kernels.gpu.weights import GpuLayer
 from ossia.kernels.rope import RopeTables
 
-_WARPS, _ATTEND_WARPS, _STAGES, _STAGE_BYTES, _MAX_TILES, _MAX_ACTIVE = 16, 12, 5, 2048, 8, 32
+_WARPS, _STAGES, _STAGE_BYTES, _MAX_TILES, _MAX_ACTIVE = 8, 11, 2048, 8, 32
 _DEPTH = 3  # packed tiles a stage
-_MAX_COLUMNS = 2 * _WARPS * 32 * 4  # of the stream, that a block loads at once
+_MAX_COLUMNS = 3 * _WARPS * 32 * 4  # of the stream, that a block loads at once
 _STREAMED = ("qkv", "out", "gate_up", "down")
 _LAYER_FIELDS = (
     *_STREAMED,
@@ -151,7 +151,7 @@ class DecodeStep:
         token_bytes = -(-max(D, F) // 64) * 128 + 64
         self._shared = (
             _WARPS * _STAGES * _STAGE_BYTES
-            + max(A * token_bytes, _ATTEND_WARPS * (16 + 8 * C) * 4)
+            + max(A * token_bytes, _WARPS * (16 + 8 * C) * 4)
             + max(D, H * C) * 2
             + D * 4
             + _WARPS * _MAX_TILES * 64
@@ -168,7 +168,7 @@ class DecodeStep:
             self._shared <= SHARED_LIMIT
             and D <= _MAX_COLUMNS
             and A <= _MAX_ACTIVE
-            and per_block <= 8 * _WARPS // 2
+            and per_block <= 4 * _WARPS
             and -(-per_block // _WARPS) + 2 <= _MAX_TILES
         )
         """Whether this model's shapes fit the kernel."""
