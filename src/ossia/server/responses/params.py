@@ -78,7 +78,7 @@ def read_params(body: PromptBody, *, enabled: Sequence[str] = ()) -> PromptParam
             tools.append(read_tool(tool, at=f"tools[{i}]"))
         else:
             hosted.append(own)
-    chosen = read_choice(body.tool_choice, hosted=hosted)
+    chosen = read_chosen(body.tool_choice, hosted=hosted)
     wanted = body.text or {}
     text = validate(ResponseTextConfig, {"verbosity": wanted.get("verbosity")}, at="text")
     reasoning = validate(Reasoning, body.reasoning or {}, at="reasoning")
@@ -138,7 +138,19 @@ def read_tool(tool: Mapping[str, Any], *, at: str) -> ToolSpec:
     )
 
 
-def read_choice(choice: str | Mapping[str, Any] | None, *, hosted: Sequence[HostedTool]) -> Chosen:
+def read_choice(
+    choice: str | Mapping[str, Any] | None, _tools: Sequence[ToolSpec] = ()
+) -> tuple[ToolChoice, tuple[str, ...] | None]:
+    """`tool_choice` where all tools are the client's: what may be done, and which of them may be called (None: all).
+
+    Raises:
+        ApiError: a form or a tool that is not known here.
+    """
+    chosen = read_chosen(choice, hosted=())
+    return chosen.choice, chosen.names
+
+
+def read_chosen(choice: str | Mapping[str, Any] | None, *, hosted: Sequence[HostedTool]) -> Chosen:
     """`tool_choice` in any of its forms.
 
     Raises:
