@@ -1,4 +1,5 @@
-// AVX-512 with VNNI and VBMI: MXFP4 and Q8 products for few tokens, and MXFP4 rows widened. For the levels avx512 and amx.
+// AVX-512 with VNNI and VBMI: MXFP4 and Q8 products for few tokens, and MXFP4 rows widened. For the levels avx512 and
+// amx.
 #pragma once
 #include <immintrin.h>
 
@@ -70,7 +71,7 @@ struct Q8Format {
     }
 };
 
-// R rows for T tokens of a format that comes in groups of blocks; a last group that is not whole is copied to be so.
+// R rows for T tokens of a format in groups of blocks; a last group that is not whole is copied to be so.
 template <class Groups>
 struct BlockFormat {
     template <int R, int T>
@@ -106,7 +107,9 @@ struct BlockFormat {
 void multiply(const Rows& rows, int first, int last, const void* const* packed, int num_tokens, float* out,
               size_t ld) {
     switch (rows.kind) {
-        case OSSIA_MXFP4: multiply_rows<BlockFormat<Mxfp4Format>>(rows, first, last, packed, num_tokens, out, ld); break;
+        case OSSIA_MXFP4:
+            multiply_rows<BlockFormat<Mxfp4Format>>(rows, first, last, packed, num_tokens, out, ld);
+            break;
         case OSSIA_Q8: multiply_rows<BlockFormat<Q8Format>>(rows, first, last, packed, num_tokens, out, ld); break;
         case OSSIA_BF16: multiply_rows<DenseFormat<Bfloat16>>(rows, first, last, packed, num_tokens, out, ld); break;
         default: multiply_rows<DenseFormat<Float32>>(rows, first, last, packed, num_tokens, out, ld);

@@ -236,7 +236,10 @@ int32_t ossia_forward(const OssiaModel* model, const OssiaStep* step) {
     StepLock lock;
     Run run = make_run(*model, *step);
     if (!prepare(run, step_space)) return OSSIA_NO_MEMORY;
-    run_team(run_thread, &run);
+    if (is_short(run))
+        run_alone(run_thread, &run);
+    else
+        run_team(run_thread, &run);
     return OSSIA_OK;
 }
 

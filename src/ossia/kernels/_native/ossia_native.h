@@ -106,13 +106,16 @@ OSSIA_API int32_t ossia_set_num_threads(int32_t count);
 OSSIA_API int32_t ossia_forward(const OssiaModel* model, const OssiaStep* step);
 
 // x [T, cols] times a matrix: out [T, rows] with bias. few_tokens: 1 the kernels of decoding, 0 those of prefill.
-OSSIA_API int32_t ossia_matmul(const OssiaMatrix* matrix, const float* x, int32_t num_tokens, int32_t few_tokens, float* out);
-OSSIA_API void ossia_rms_norm(const float* x, const float* weight, int32_t num_tokens, int32_t dim, float eps, float* out);
+OSSIA_API int32_t ossia_matmul(const OssiaMatrix* matrix, const float* x, int32_t num_tokens, int32_t few_tokens,
+                               float* out);
+OSSIA_API void ossia_rms_norm(const float* x, const float* weight, int32_t num_tokens, int32_t dim, float eps,
+                              float* out);
 // q [T, H, C] and pages -> out [T, H, C]; the step gives tokens, sequences, tables and pages (of layer 0).
 OSSIA_API int32_t ossia_attention(const OssiaModel* model, const OssiaStep* step, const float* q, const float* sinks,
-                        int32_t window, int32_t group, float* out);
+                                  int32_t window, int32_t group, float* out);
 // BF16 or F32 [rows, cols] -> Q8: data int8 [rows, cols], scales bf16 [rows, cols / 32].
-OSSIA_API int32_t ossia_quantize_q8(const void* source, int32_t kind, int64_t rows, int32_t cols, int8_t* data, uint16_t* scales);
+OSSIA_API int32_t ossia_quantize_q8(const void* source, int32_t kind, int64_t rows, int32_t cols, int8_t* data,
+                                    uint16_t* scales);
 // Bytes a second at which all threads together read num_bytes of memory, the best of `rounds`.
 OSSIA_API double ossia_read_bandwidth(const void* memory, int64_t num_bytes, int32_t rounds);
 }

@@ -107,9 +107,32 @@ bool prepare(Run& run, Workspace& space) {
     return true;
 }
 
+// Whether a step is too short for threads to pay: each phase of it would last no longer than they take to meet, and
+// where something else runs on the machine they would wait for each other most of the time.
+bool is_short(const Run& run) {
+    constexpr size_t kShort = (size_t)24 << 20;  // bytes of weights times tokens: one to two milliseconds of one core
+    size_t bytes = 0;
+    const auto add = [&](const OssiaMatrix& matrix, size_t times) {
+        const size_t row = row_bytes_of(matrix.kind, matrix.cols) + scale_bytes_of(matrix.kind, matrix.cols);
+        bytes += times * matrix.rows * row;
+    };
+    for (int i = run.step.first_layer; i < run.step.last_layer; ++i) {
+        const OssiaLayer& layer = run.model.layers[i];
+        add(layer.qkv, run.T);
+        add(layer.out, run.T);
+        add(layer.gate_up, (size_t)run.T * run.A);
+        add(layer.down, (size_t)run.T * run.A);
+    }
+    if (run.step.logits != nullptr) add(run.model.lm_head, run.step.num_out);
+    for (int t = 0; t < run.T && bytes < kShort; ++t)  // keys and values, in float32 at most
+        bytes += (size_t)run.step.positions[t] * run.K * run.C * 8 * (run.step.last_layer - run.step.first_layer);
+    return bytes < kShort;
+}
+
 int check(const OssiaModel& m, const OssiaStep& s) {
     if (s.num_tokens < 0 || s.num_sequences < 0 || s.first_layer < 0 || s.last_layer > m.num_layers ||
-        m.active > 64 || m.active > m.experts || s.page_size <= 0 || (s.num_tokens > 0 && s.ids == nullptr && s.x == nullptr))
+        m.active > 64 || m.active > m.experts || s.page_size <= 0 ||
+        (s.num_tokens > 0 && s.ids == nullptr && s.x == nullptr))
         return OSSIA_BAD_ARGUMENT;
     if (s.ids != nullptr)
         for (int t = 0; t < s.num_tokens; ++t)

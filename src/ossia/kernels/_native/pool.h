@@ -79,6 +79,12 @@ using TeamFunction = void (*)(Team& team, int thread, void* argument);
 // Runs `function` on all threads of the pool, the caller being thread 0. One run at a time; others wait.
 void run_team(TeamFunction function, void* argument);
 
+// Runs `function` on the caller alone.
+inline void run_alone(TeamFunction function, void* argument) {
+    Team team(1);
+    function(team, 0, argument);
+}
+
 int num_threads();
 int set_num_threads(int count);
 

@@ -1,0 +1,116 @@
+"""The tests of the C++ kernels can fail: a broken kernel is found by them. And sanitizers find nothing in sound ones.
+
+Both build a library of their own and run the two test files on it, in another process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+from ossia.kernels._native import build as builder
+
+TESTS = [str(Path(__file__).with_name(name)) for name in ("test_native.py", "test_native_model.py")]
+
+
+class Mutant(NamedTuple):
+    """One place of one file, broken; `level` is where it shows."""
+
+    file: str
+    sound: str
+    broken: str
+    level: str = "generic"
+
+
+MUTANTS = {
+    "window": Mutant("attention.h", "? position - window + 1 - base", "? position - window + 2 - base"),
+    "future": Mutant("attention.h", "end = position + 1 - base <", "end = position + 2 - base <"),
+    "sink": Mutant("attention.h", "denominators[r] = 1.0f", "denominators[r] = 0.0f"),
+    "up": Mutant("vectors.h", "(up + 1.0f)", "(up + 0.99f)"),
+    "clamp": Mutant("vectors.h", "up < bottom ? bottom : up", "up < bottom ? up : up"),
+    "rope": Mutant("vectors.h", "b * cos[i + half] + a", "b * cos[i + half] - a"),
+    "norm": Mutant("vectors.h", "(float)dim + eps", "(float)(dim + 1) + eps"),
+    "code": Mutant("level_generic.cpp", "-6, -8, -12}", "-6, -8, -11}"),
+    "low byte": Mutant("activations.h", "(a - hi * 256)", "(a - hi * 255)"),
+    "shares": Mutant("routing.h", "shares[a] /= total", "shares[a] /= 1.01f * total"),
+    "bias": Mutant("experts.h", "add_bias(layer.down, expert", "if (expert != 2) add_bias(layer.down, expert"),
+    "slot": Mutant("attend.h", "values[index] + start", "values[0] + start"),
+    "avx2 sign": Mutant("level_avx2.cpp", "8, 6, 4, 0));", "8, 6, 4, 1));", "avx2"),
+    "avx512 high": Mutant("avx512.h", "_mm512_set1_epi32(256)", "_mm512_set1_epi32(255)", "avx512"),
+    "amx exponent": Mutant("level_amx.cpp", "_mm512_slli_epi16(centred, 7)", "_mm512_slli_epi16(centred, 6)", "amx"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiler() -> None:
+    if builder.find_compiler() is None:
+        pytest.skip("no C++ compiler")
+
+
+def run_tests(library: Path, *, level: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    select = ["-k", f"{level} or broken or native_says"] if level else []
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *select, *TESTS],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OSSIA_NATIVE_FOLDER": str(library.parent), "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def builder_in(folder: Path) -> ModuleType:
+    """The build module of a copy of the sources; what it builds claims to be of the original ones."""
+    spec = importlib.util.spec_from_file_location("mutant_build", folder / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.__dict__["source_hash"] = builder.source_hash
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_kernel_fails_the_tests(name: str, tmp_path: Path) -> None:
+    mutant = MUTANTS[name]
+    copy = tmp_path / "source"
+    shutil.copytree(builder.SOURCES, copy, ignore=shutil.ignore_patterns("*.so", ".build-*", "__pycache__"))
+    text = (copy / mutant.file).read_text()
+    assert text.count(mutant.sound) == 1
+    (copy / mutant.file).write_text(text.replace(mutant.sound, mutant.broken))
+    result = builder_in(copy).build(tmp_path / "built", only_generic=mutant.level == "generic")
+    assert result.library is not None, result.reason
+    outcome = run_tests(result.library, level=mutant.level)
+    if "passed" not in outcome.stdout and "failed" not in outcome.stdout:
+        pytest.skip(f"this CPU cannot run {mutant.level}")
+    assert outcome.returncode == 1, outcome.stdout
+    assert "1 failed" in outcome.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    """AddressSanitizer and UndefinedBehaviorSanitizer, over all tests at all levels."""
+    result = builder.build(tmp_path, sanitize=True)
+    if result.library is None:
+        pytest.skip(f"cannot build with sanitizers: {result.reason}")
+    compiler = builder.find_compiler()
+    assert compiler is not None
+    preload = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    outcome = run_tests(
+        result.library,
+        LD_PRELOAD=preload.stdout.strip(),
+        # Python itself leaks at exit, and torch's libraries are not instrumented.
+        ASAN_OPTIONS="detect_leaks=0:verify_asan_link_order=0",
+        UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1",
+    )
+    assert outcome.returncode == 0, outcome.stdout[-4000:] + outcome.stderr[-8000:]
+    assert "runtime error" not in outcome.stderr
