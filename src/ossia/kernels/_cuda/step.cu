@@ -34,8 +34,8 @@
 #endif
 
 #ifndef STEP_WARPS
-#define STEP_WARPS 8
-#define STEP_STAGES 11
+#define STEP_WARPS 12
+#define STEP_STAGES 7
 #endif
 #define THREADS (STEP_WARPS * 32)
 #define ATTEND_WARPS STEP_WARPS
@@ -342,7 +342,7 @@ DEVICE void await_all(u32* barrier, u32* generation) {
 }
 
 // Four columns a thread and piece; PIECES pieces are loaded at once, so that their latencies overlap.
-#define PIECES 3
+#define PIECES ((3072 + THREADS * 4 - 1) / (THREADS * 4))
 #define COLUMNS (PIECES * THREADS * 4)
 
 struct Ahead {

@@ -59,7 +59,9 @@ def pack_experts_torch(blocks: Tensor, *, scales: Tensor) -> Tensor:
     codes = torch.stack((blocks & 15, blocks >> 4), dim=-1).flatten(-3)  # [E, R, 32 N]
     codes = torch.nn.functional.pad(codes, (0, 64 * chunks - 32 * N)).int()
     exponents = torch.nn.functional.pad(scales, (0, 2 * chunks - N))
-    tiles = codes.view(E, R // 16, 8, 2, chunks, 4, 2, 4, 2)  # E, i, g, row half, chunk, product, k half, t, low or high
+    tiles = codes.view(
+        E, R // 16, 8, 2, chunks, 4, 2, 4, 2
+    )  # E, i, g, row half, chunk, product, k half, t, low or high
     words = torch.zeros(E, R // 16, chunks, 8, 4, 4, dtype=torch.int64, device=blocks.device)  # ..., g, t, product
     spots = (((8, 12), (7, 6)), ((8, 9), (7, 3)), ((8, 6), (7, 0)), ((8, 11), (6, 9), (1, 13)))
     for pair, moves in enumerate(spots):
@@ -168,7 +170,7 @@ def _many_routing(routing: RoutingBuffers) -> tuple[Tensor, ...]:
     return (routing.tile_expert, routing.tile_begin, routing.tile_count, routing.num_tiles, routing.sorted_pair)
 
 
-def _prepare(name: str, num_columns: int, routing: RoutingBuffers, device: torch.device):  # noqa: ANN202
+def _prepare(name: str, num_columns: int, routing: RoutingBuffers, device: torch.device):
     tile_size = routing.tile_size
     row_bytes = -(-num_columns // TILE_COLUMNS) * 128 + 64
     ring = _RING_BYTES[tile_size]

@@ -87,7 +87,9 @@ class _Workspace:
         )
         self.placed = empty(N, padded_columns(D))
         self.hidden = empty(N * A, padded_columns(F)).zero_()
-        self.parts = empty(2 if N == 1 else 1, N * A, D, dtype=torch.float32)  # alone, more parts keep all warps at work
+        self.parts = empty(
+            2 if N == 1 else 1, N * A, D, dtype=torch.float32
+        )  # alone, more parts keep all warps at work
         self.scratch = DecodeScratch(num_sequences=N, num_kv_heads=K, head_dim=C, device=layers.device)
 
 
@@ -199,14 +201,10 @@ class GpuLayers:
             norm = self.layers[index + 1].attn_norm if index + 1 < len(self.layers) else self.final_norm
             update = self._attend(layer, index, inputs, normed, blocks)
             experts = run_experts(layer, stream, update, total)
-            residual_norm(
-                total, num_tokens=T, norm=norm, eps=eps, experts=experts, stream=stream, normed=normed
-            )
+            residual_norm(total, num_tokens=T, norm=norm, eps=eps, experts=experts, stream=stream, normed=normed)
         return normed
 
-    def _attend(
-        self, layer: GpuLayer, index: int, inputs: StepInputs, normed: Tensor, blocks: QueryBlocks
-    ) -> Tensor:
+    def _attend(self, layer: GpuLayer, index: int, inputs: StepInputs, normed: Tensor, blocks: QueryBlocks) -> Tensor:
         """The attention's addition to the stream, [T, D]."""
         group = inputs.full if layer.window is None else inputs.sliding
         assert group is not None

@@ -23,9 +23,9 @@ _WARPS = 8
 
 
 def choose_tile_size(num_tokens: int, *, num_experts: int, num_active: int) -> int:
-    """The smallest tile that holds nearly every expert's tokens (three deviations above the mean), if any does."""
+    """The smallest tile that holds nearly every expert's tokens (2.5 deviations above the mean), if any does."""
     mean = num_tokens * num_active / num_experts
-    most = min(num_tokens, mean + 3 * math.sqrt(mean))
+    most = min(num_tokens, mean + 2.5 * math.sqrt(mean))
     return next((size for size in TILE_SIZES if size >= most), TILE_SIZES[-1])
 
 

@@ -17,9 +17,9 @@ from ossia.kernels.gpu.experts import num_multiprocessors, padded_columns
 from ossia.kernels.gpu.weights import GpuLayer
 from ossia.kernels.rope import RopeTables
 
-_WARPS, _STAGES, _STAGE_BYTES, _MAX_TILES, _MAX_ACTIVE = 8, 11, 2048, 8, 32
+_WARPS, _STAGES, _STAGE_BYTES, _MAX_TILES, _MAX_ACTIVE = 12, 7, 2048, 8, 32
 _DEPTH = 3  # packed tiles a stage
-_MAX_COLUMNS = 3 * _WARPS * 32 * 4  # of the stream, that a block loads at once
+_MAX_COLUMNS = 3072  # of the stream, that a block loads at once
 _STREAMED = ("qkv", "out", "gate_up", "down")
 _LAYER_FIELDS = (
     *_STREAMED,

@@ -10,10 +10,10 @@ from ossia.core.errors import InvalidInputError, UnsupportedModelError
 from ossia.kernels.experts import ExpertWeights, expert_mlp_torch
 from ossia.kernels.gpu.experts import (
     MANY_TOKENS,
-    down_many,
-    gate_up_many,
     down_few,
+    down_many,
     gate_up_few,
+    gate_up_many,
     pack_experts,
     pack_experts_torch,
     padded_columns,
@@ -135,9 +135,7 @@ def test_many_tokens_match_float32(device: torch.device, T: int, E: int, A: int,
     routing = RoutingBuffers(num_tokens=T, num_experts=E, num_active=A, tile_size=MANY_TOKENS, device=device)
     weight = torch.randn(E, D, generator=generator).to(on)
     norm, bias, normed = torch.ones(D).to(on), torch.zeros(E).to(on), torch.empty_like(on)
-    norm_and_route(
-        on, norm=norm, eps=1e-5, weight=weight, bias=bias, out=routing, normed=normed, is_placed=False
-    )
+    norm_and_route(on, norm=norm, eps=1e-5, weight=weight, bias=bias, out=routing, normed=normed, is_placed=False)
     torch.testing.assert_close(normed.cpu(), rms_norm_torch(x, weight=norm.cpu(), eps=1e-5), rtol=2**-7, atol=0)
     packed = [pack_experts(w.blocks.to(device), scales=w.scales.to(device)) for w in (gate_up, down)]
     hidden = torch.full((T * A, F), float("nan"), dtype=torch.bfloat16, device=device)
