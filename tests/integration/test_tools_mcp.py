@@ -22,6 +22,7 @@ from ossia.tools.functions import FunctionsTool
 from ossia.tools.mcp.client import McpError, McpTool, connect_mcp
 from ossia.tools.mcp.config import McpServer
 from ossia.tools.mcp.server import make_http_app
+from ossia.tools.sandbox.bubblewrap import BubblewrapSandbox
 
 pytest.importorskip("mcp", reason="the extra ossia[tools] is not installed")
 
@@ -100,6 +101,7 @@ def test_stdio_results_and_errors(stdio: McpServer) -> None:
     assert unknown.failure is FailureKind.NO_SUCH_TOOL
 
 
+@pytest.mark.slow
 def test_a_slow_call_is_given_up_and_the_connection_stays(stdio: McpServer) -> None:
     slow, after = with_server(
         change(stdio, timeout_s=5.0), ("functions_wait", {"seconds": 60}), ("functions_add", {"a": 1})
@@ -121,6 +123,7 @@ def test_calls_overlap(stdio: McpServer) -> None:
     assert [result.text for result in asyncio.run(go())] == ["done"] * 5
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_costs_its_calls_only(stdio: McpServer) -> None:
     died, after = with_server(change(stdio, timeout_s=5.0), ("functions_leave", {}), ("functions_add", {"a": 1}))
     assert died.failure is not None
@@ -160,6 +163,7 @@ def test_approval(stdio: McpServer) -> None:
     assert (fine.failure, denied.failure) == (None, FailureKind.DENIED)
 
 
+@pytest.mark.slow
 def test_servers_that_cannot_be_reached(tmp_path: Path) -> None:
     for options in (
         {"command": (str(tmp_path / "nothing"),)},
@@ -261,3 +265,40 @@ def test_the_reference_server() -> None:
     assert wrong.failure is FailureKind.INVALID_ARGUMENTS
     assert image.files[0].mime_type == "image/png"
     assert json.loads(structured.text)["conditions"]
+
+
+OFFERED = """
+import asyncio
+from ossia.tools.browser.tool import make_browser
+from ossia.tools.mcp.server import serve_stdio
+from ossia.tools.python.tool import PythonTool
+
+asyncio.run(serve_stdio([PythonTool(), make_browser()]))
+"""
+
+
+def test_browser_and_python_are_offered_to_others(tmp_path: Path) -> None:
+    """What `ossia mcp` serves: one kernel and one stack of pages for the client, images as images."""
+    if (fault := BubblewrapSandbox().find_fault()) is not None:
+        pytest.skip(fault)
+    script = tmp_path / "server.py"
+    script.write_text(OFFERED)
+    server = McpServer(label="ossia", command=(sys.executable, str(script)), approval="never", timeout_s=60)
+    png = "from IPython.display import Image, display\ndisplay(Image(data=b'\\x89PNG\\r\\n\\x1a\\n', format='png'))"
+    first, second, image, wrong, found, opened, bad = with_server(
+        server,
+        ("python", {"code": "x = 6"}),
+        ("python", {"code": "x * 7"}),
+        ("python", {"code": png}),
+        ("python", {}),
+        ("browser_search", {"query": "harmony"}),
+        ("browser_open", {"id": 0}),
+        ("browser_open", {"id": 999, "cursor": 0}),
+    )
+    assert first.failure is None
+    assert second.text == "42"
+    assert [file.mime_type for file in image.files] == ["image/png"]
+    assert wrong.failure is FailureKind.INVALID_ARGUMENTS
+    assert "【0†" in found.text
+    assert opened.text.startswith("[1] ")
+    assert bad.failure is FailureKind.FAILED
