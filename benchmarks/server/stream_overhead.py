@@ -81,18 +81,19 @@ async def layers(context: ServerContext, num_tokens: int) -> dict[str, float]:
     service = create_app(context).state.context.responses
     conversation_body = {"input": "Hello", "stream": True, "store": False}
     from ossia.server.auth import ANONYMOUS
+    from ossia.server.responses.params import read_params
     from ossia.server.responses.schema import CreateBody
 
     body = CreateBody.model_validate(conversation_body)
 
     async def engine_only() -> None:
-        prepared = await service.prompter.prepare(body, owner="a")
+        prepared = await service.prompter.prepare(body, owner="a", params=read_params(body))
         request = context.turns.request(prepared.prompt, sampling=Sampling(), owner="a", request_id=context.new_id("r"))
         async for _ in await context.engine.submit(request):
             pass
 
     async def with_turns() -> None:
-        prepared = await service.prompter.prepare(body, owner="a")
+        prepared = await service.prompter.prepare(body, owner="a", params=read_params(body))
         request = context.turns.request(prepared.prompt, sampling=Sampling(), owner="a", request_id=context.new_id("r"))
         async with await context.turns.start(request) as turn:
             async for _ in turn:

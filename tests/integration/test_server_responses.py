@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.loading import Identity
 from ossia.server.app import build_context, create_app
 from ossia.server.serve import bind
-from ossia.server.settings import ServerSettings
+from ossia.server.settings import Limits, ServerSettings
 
 THINK = "<|channel|>analysis<|message|>They say hello.<|end|><|start|>assistant"
 FINAL = "<|channel|>final<|message|>Hello there, friend.<|return|>"
@@ -243,6 +244,26 @@ def test_the_asynchronous_client_streams_many_at_once(serving):
         assert not context.engine.open
 
 
+def test_a_client_that_does_not_read_is_cut_off_and_others_are_served(serving):
+    text = "<|channel|>final<|message|>" + "word " * 3000 + "<|return|>"
+    with serving(text, limits=Limits(stall_seconds=1.0)) as (client, context):
+        body = b'{"input":"Hello","stream":true,"store":false,"top_logprobs":20}'
+        head = b"POST /v1/responses HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        with socket.socket() as stuck:
+            stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stuck.connect(("127.0.0.1", client.base_url.port))
+            stuck.sendall(head + f"content-length: {len(body)}\r\n\r\n".encode() + body)
+            while not context.engine.open:
+                time.sleep(0.01)
+            events = list(client.responses.create(model="scripted", input="Hello", stream=True))
+            assert events[-1].type == "response.completed"
+            deadline = time.monotonic() + 30
+            while context.engine.open and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not context.engine.open
+            assert context.engine.cancelled == [context.engine.requests[0].id]
+
+
 def test_errors_name_code_and_param(serving):
     with serving() as (client, _):
         cases: list[tuple[dict[str, Any], str, str]] = [
@@ -282,8 +303,6 @@ def test_errors_name_code_and_param(serving):
 
 
 def test_bodies_out_of_bounds_are_refused(serving):
-    from ossia.server.settings import Limits
-
     with serving(limits=Limits(max_body_bytes=10_000, max_json_depth=20)) as (client, _):
         url = f"{client.base_url}responses"
         large = httpx.post(url, json={"input": "x" * 20_000})

@@ -148,6 +148,10 @@ def create_app(context: ServerContext) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["x-request-id"],
         )
+    if context.settings.has_traces:
+        from ossia.server.tracing import Tracing, otlp_provider
+
+        app.add_middleware(Tracing, provider=context.tracer_provider or otlp_provider())
     return app
 
 

@@ -13,6 +13,7 @@ from ossia.core.errors import EngineDeadError, ModelNotFoundError
 from ossia.server.makers import ToolMaker, default_makers
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
     from starlette.requests import HTTPConnection
 
     from ossia.agent.turns import EngineClient, ServedModel, Turns
@@ -48,6 +49,7 @@ class ServerContext:
         clock: seconds since 1970.
         today: the date for system messages, as YYYY-MM-DD.
         new_id: makes ids.
+        tracer_provider: takes the spans, where there are traces; None for one that sends them by OTLP.
         is_draining: the server is stopping and takes no new work.
     """
 
@@ -65,6 +67,7 @@ class ServerContext:
     clock: Callable[[], float] = time.time
     today: Callable[[], str] = field(default=lambda: datetime.now(UTC).date().isoformat())
     new_id: Callable[[str], str] = new_id
+    tracer_provider: TracerProvider | None = None
     is_draining: bool = False
     _responses: ResponseService | None = None
 

@@ -77,6 +77,7 @@ class ServerSettings:
         limits: bounds for each client.
         drain_seconds: how long a stopping server waits for what is in progress.
         with_docs: serve /docs and /openapi.json.
+        has_traces: make OpenTelemetry spans and send them where the SDK's environment variables say.
     """
 
     host: str = "127.0.0.1"
@@ -93,6 +94,7 @@ class ServerSettings:
     limits: Limits = Limits()
     drain_seconds: float = 30.0
     with_docs: bool = True
+    has_traces: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reasoning", ReasoningPolicy(self.reasoning))
