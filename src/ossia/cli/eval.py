@@ -61,10 +61,10 @@ def command(
     from ossia.harmony.message import Effort
     from ossia.tasks.registry import TASKS
 
-    names = list(TASKS) if tasks is None else split_names(tasks)
+    names = list(TASKS) if tasks is None else options.split_names(tasks)
     if unknown := [name for name in names if name not in TASKS]:
         raise InvalidInputError(f"no task is named {', '.join(unknown)}; there are {', '.join(TASKS)}", param="tasks")
-    levels = list(Effort) if efforts is None else [Effort.parse(name) for name in split_names(efforts)]
+    levels = list(Effort) if efforts is None else [Effort.parse(name) for name in options.split_names(efforts)]
 
     from rich.console import Console
     from rich.progress import Progress
@@ -93,8 +93,3 @@ def command(
     if readme is not None:
         update_readme(results, readme)
         typer.echo(f"wrote the table into {readme}", err=True)
-
-
-def split_names(text: str) -> list[str]:
-    """The names in a list like ``add,subtract``."""
-    return [name.strip() for name in text.split(",") if name.strip()]

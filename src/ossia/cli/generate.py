@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +15,14 @@ import typer
 from ossia.cli import options
 from ossia.cli.options import examples
 from ossia.cli.terminal import strip_controls
-from ossia.core.errors import InvalidInputError
+from ossia.core.errors import ContextLengthError, InvalidInputError
 
 if TYPE_CHECKING:
-    from ossia.cli.turn import SamplingChoice, Turn
-    from ossia.model.loading import LoadedModel
+    from ossia.agent.turns import Sampling
+    from ossia.cli.backend import Backend
+    from ossia.cli.chat.display import RunDisplay
+    from ossia.cli.turn import Run
+    from ossia.harmony.message import Conversation, Effort
 
 EXAMPLES = examples(
     "ossia generate -p 'What is 17 + 25?'",
@@ -53,36 +57,33 @@ def command(
     max_tokens: options.MaxTokens = None,
     show_reasoning: options.ShowReasoning = False,
     device: options.Device = "auto",
+    kv_dtype: options.KvDtype = None,
+    num_drafts: options.NumDrafts = None,
 ) -> None:
     """Answer one prompt. The answer streams to stdout; with --json everything comes at the end, in one object."""
     text = sys.stdin.buffer.read().decode("utf-8", errors="replace") if prompt is None else prompt
     if not text.strip():
         raise InvalidInputError("the prompt is empty; give --prompt TEXT or write it to stdin", param="prompt")
 
-    from ossia.cli.chat.display import TurnDisplay
-    from ossia.cli.turn import SamplingChoice, Turn
-    from ossia.harmony.message import Conversation, Effort, Message, Role
-    from ossia.model.loading import load
+    from ossia.agent.turns import Sampling
+    from ossia.cli.backend import open_backend, run_with
+    from ossia.harmony.message import Effort
 
-    choice = SamplingChoice(
-        temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed, max_tokens=max_tokens
+    sampling = options.check_sampling(
+        Sampling(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed, max_tokens=max_tokens)
     )
     level = Effort.parse(effort)
     start = time.perf_counter()
-    loaded = load(model, device=device)
+    backend = open_backend(model, device=device, max_num_seqs=1, kv_dtype=kv_dtype, num_drafts=num_drafts)
     load_seconds = time.perf_counter() - start
     if raw:
-        record = continue_raw(loaded, text, choice=choice, write=discard if as_json else write_out)
+        write = discard if as_json else write_out
+        record = run_with(backend, continue_raw(backend, text, sampling=sampling, write=write))
     else:
-        first = loaded.opening(effort=level, date=date.today().isoformat(), instructions=instructions)
-        conversation = Conversation(messages=(*first, Message(role=Role.USER, content=text.strip())))
-        turn = Turn(loaded, conversation, choice=choice)
-        if as_json:
-            turn.run()
-        else:
-            notes = sys.stderr if show_reasoning else None
-            TurnDisplay(out=sys.stdout, notes=notes, shows_reasoning=show_reasoning).show(turn, status=turn)
-        record = describe(turn, with_reasoning=show_reasoning)
+        show = None if as_json else make_display(show_reasoning)
+        conversation = open_question(backend, text, effort=level, instructions=instructions)
+        run = run_with(backend, answer(backend, conversation, sampling=sampling, display=show))
+        record = describe(run, with_reasoning=show_reasoning)
     if as_json:
         record["timing"]["load_seconds"] = round(load_seconds, 4)
         typer.echo(json.dumps(record))
@@ -90,63 +91,106 @@ def command(
         typer.echo()
 
 
-def describe(turn: Turn, *, with_reasoning: bool) -> Record:
+def open_question(backend: Backend, text: str, *, effort: Effort, instructions: str | None) -> Conversation:
+    """A conversation of one question."""
+    from ossia.harmony.message import Conversation, Message, Role
+
+    first = backend.loaded.opening(effort=effort, date=date.today().isoformat(), instructions=instructions)
+    return Conversation(messages=(*first, Message(role=Role.USER, content=text.strip())))
+
+
+def make_display(show_reasoning: bool) -> RunDisplay:
+    """Answers on stdout; the reasoning, if it is wanted, on stderr."""
+    from ossia.cli.chat.display import RunDisplay
+
+    return RunDisplay(out=sys.stdout, notes=sys.stderr if show_reasoning else None, shows_reasoning=show_reasoning)
+
+
+async def answer(
+    backend: Backend, conversation: Conversation, *, sampling: Sampling, display: RunDisplay | None = None
+) -> Run:
+    """Take one turn, and show it if there is a display.
+
+    Raises:
+        ContextLengthError: the conversation does not fit the model's context.
+    """
+    from ossia.agent.loop import AgentLoop, Limits
+    from ossia.cli.turn import Run
+    from ossia.tools.registry import ToolSet
+
+    run = Run()
+    loop = AgentLoop(backend.turns, tools=ToolSet(), sampling=sampling, limits=Limits(max_turns=1))
+    async with contextlib.aclosing(loop.run(conversation)) as events:
+        try:
+            async for event in events:
+                deltas = run.take(event)
+                if display is not None:
+                    display.show(run, event, deltas)
+        finally:
+            if display is not None:
+                display.finish(run)
+    return run
+
+
+def describe(run: Run, *, with_reasoning: bool) -> Record:
     """What came of a turn, as JSON types."""
     from ossia.cli.turn import Kind
 
-    reasoning = {"reasoning": turn.text_of(Kind.REASONING)} if with_reasoning else {}
-    calls = [
-        {"recipient": message.recipient, "arguments": message.text} for message in turn.messages if message.is_call
-    ]
+    reasoning = {"reasoning": run.text_of(Kind.REASONING)} if with_reasoning else {}
+    calls = [{"recipient": message.recipient, "arguments": message.text} for message in run.messages if message.is_call]
     return {
-        "text": turn.answer,
+        "text": run.answer,
         **reasoning,
         **({"calls": calls} if calls else {}),
         "tokens": {
-            "prompt": turn.num_prompt_tokens,
-            "completion": turn.num_tokens,
-            "reasoning": turn.num_reasoning_tokens,
+            "prompt": run.num_prompt_tokens,
+            "completion": run.num_tokens,
+            "reasoning": run.num_reasoning_tokens,
         },
-        "finish_reason": turn.finish_reason,
-        "timing": timing(first=turn.seconds_to_first, total=turn.seconds, num_tokens=turn.num_tokens),
+        "finish_reason": run.finish_reason,
+        "timing": timing(first=run.seconds_to_first, total=run.seconds, num_tokens=run.num_tokens),
     }
 
 
-def continue_raw(loaded: LoadedModel, prompt: str, *, choice: SamplingChoice, write: Callable[[str], None]) -> Record:
+async def continue_raw(backend: Backend, prompt: str, *, sampling: Sampling, write: Callable[[str], None]) -> Record:
     """Continue a text without any format, writing it as it comes; a stop token ends it and is not part of it.
 
     Raises:
         ContextLengthError: the prompt does not fit the model's context.
     """
-    from ossia.cli.turn import check_length, sample
-    from ossia.harmony.tokenizer import Detokenizer
-
-    prompt_ids = loaded.tokenizer.encode(prompt)
-    check_length(prompt_ids, limit=loaded.context_length)
-    stops = loaded.stop_ids
-    detokenizer = Detokenizer(loaded.tokenizer)
+    ids = tuple(backend.loaded.tokenizer.encode(prompt))
+    check_length(ids, limit=backend.loaded.context_length)
+    request = backend.turns.request(ids, sampling=sampling, owner="", request_id="raw")
     text: list[str] = []
     num_tokens = 0
     first = seconds = 0.0
-    finish_reason = "length"
+    finish_reason = None
     start = time.perf_counter()
-    for token in sample(loaded, prompt_ids, choice=choice):
-        num_tokens += 1
-        seconds = time.perf_counter() - start
-        first = first or seconds
-        if token in stops:
-            finish_reason = "stop"
-            break
-        text.append(detokenizer.push(token))
-        write(text[-1])
-    text.append(detokenizer.finish())
-    write(text[-1])
+    stream = await backend.engine.submit(request)
+    try:
+        async for event in stream:
+            num_tokens += len(event.token_ids)
+            seconds = time.perf_counter() - start
+            first = first or seconds
+            text.append(event.text)
+            write(event.text)
+            finish_reason = event.finish_reason
+    finally:
+        stream.cancel()
     return {
         "text": "".join(text),
-        "tokens": {"prompt": len(prompt_ids), "completion": num_tokens},
+        "tokens": {"prompt": len(ids), "completion": num_tokens},
         "finish_reason": finish_reason,
         "timing": timing(first=first, total=seconds, num_tokens=num_tokens),
     }
+
+
+def check_length(prompt_ids: Sequence[int], *, limit: int) -> None:
+    """Raises:
+    ContextLengthError: the prompt leaves no place for a token of an answer.
+    """
+    if len(prompt_ids) >= limit:
+        raise ContextLengthError(num_tokens=len(prompt_ids), limit=limit - 1, param="prompt")
 
 
 def timing(*, first: float, total: float, num_tokens: int) -> Record:

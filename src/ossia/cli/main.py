@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ossia import __version__
-from ossia.cli import convert, generate, harmony, info, pull, train
+from ossia.cli import convert, generate, harmony, info, keys, mcp, pull, serve, train
 from ossia.cli import eval as evaluate
 from ossia.cli.chat import command as chat
 from ossia.cli.options import examples
@@ -82,12 +82,15 @@ app = typer.Typer(
         "ossia chat",
         "echo 'What is 17 + 25?' | ossia chat",
         "ossia info openai/gpt-oss-20b",
+        "ossia serve --port 8000",
         "ossia COMMAND --help",
     ),
 )
 for name, module in {
     "chat": chat,
     "generate": generate,
+    "serve": serve,
+    "mcp": mcp,
     "info": info,
     "pull": pull,
     "convert": convert,
@@ -95,6 +98,7 @@ for name, module in {
     "train": train,
 }.items():
     app.command(name, epilog=module.EXAMPLES)(module.command)
+app.add_typer(keys.app, name="keys")
 app.add_typer(harmony.app, name="harmony")
 
 
@@ -111,7 +115,7 @@ def root(
     ] = False,
     debug: Annotated[bool, typer.Option(envvar="OSSIA_DEBUG", help="Show tracebacks instead of short errors.")] = False,
 ) -> None:
-    """gpt-oss implemented whole: talk to a model, look into it, convert it, measure it, teach one."""
+    """gpt-oss implemented whole: talk to a model, serve it, look into it, convert it, measure it, teach one."""
 
 
 def main() -> None:

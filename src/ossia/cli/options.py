@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ossia.agent.turns import Sampling
 
 
 def examples(*lines: str) -> str:
@@ -49,3 +53,58 @@ ShowReasoning = Annotated[
     bool, typer.Option("--show-reasoning", help="Show the model's reasoning, not just its length.")
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, or auto: the GPU if there is one.")]
+KvDtype = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="KV cache: auto (as the model) or fp8 (half the memory).", show_default=False),
+]
+NumDrafts = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Draft so many tokens by looking them up in the text.", show_default=False),
+]
+Tools = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES", help="Tools, by commas: python, browser, apply_patch, container, repo_browser, plugins."
+    ),
+]
+UnsafePython = Annotated[
+    bool, typer.Option("--unsafe-python", help="Run python and container without a sandbox, with all your rights.")
+]
+Files = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Keep python's /mnt/data here. Default: a temporary folder.", show_default=False),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="What apply_patch, container and repo_browser work on. Default: here.", show_default=False
+    ),
+]
+Search = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="What browser searches: docs, folder:PATH, searxng, brave, exa or you."),
+]
+SearchUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="Of a SearXNG, or of a saved site.", show_default=False)
+]
+SearchKey = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", envvar="OSSIA_SEARCH_KEY", help="Of a search service.", show_default=False),
+]
+
+
+def split_names(text: str | None) -> list[str]:
+    """The names in a list like ``add,subtract``, each once; none of None."""
+    return list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
+
+
+def check_sampling(sampling: Sampling) -> Sampling:
+    """The choice, if its values can be taken: better told before a model is loaded.
+
+    Raises:
+        InvalidInputError: a value out of range.
+    """
+    from ossia.model.loading import SamplingDefaults
+
+    sampling.resolve(SamplingDefaults(), room=1)
+    return sampling

@@ -1,46 +1,18 @@
-"""One turn of a model: conversation -> prompt ids -> sampled ids -> parsed messages, as a stream of what is new."""
+"""What comes of a question, told piece by piece: the text and what it belongs to, the tokens, the messages to keep."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from ossia.core.errors import ContextLengthError, InvalidInputError
-from ossia.harmony.message import Channel, Conversation, Message
-from ossia.harmony.parse import ContentDelta, Event, FinishReason, HarmonyParser, MessageStart
-from ossia.harmony.render import render
-from ossia.model.loading import LoadedModel
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplingChoice:
-    """What a user chose, in the words of `GenerationOptions`; None leaves it to the model's defaults."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int | None = None
-    max_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.temperature is not None and not 0 <= self.temperature <= 10:
-            raise InvalidInputError(
-                f"--temperature is {self.temperature}; it must be between 0 (greedy) and 10", param="temperature"
-            )
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise InvalidInputError(f"--top-p is {self.top_p}; it must be above 0 and at most 1", param="top_p")
-        if self.top_k < 0:
-            raise InvalidInputError(
-                f"--top-k is {self.top_k}; it must be at least 1, or 0 for all tokens", param="top_k"
-            )
-        if not 0 <= self.min_p <= 1:
-            raise InvalidInputError(f"--min-p is {self.min_p}; it must be between 0 and 1", param="min_p")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise InvalidInputError(f"--max-tokens is {self.max_tokens}; it must be at least 1", param="max_tokens")
+from ossia.agent.events import AgentEvent, CallEnded, RunEnded, TurnDelta, TurnEnded, TurnStarted
+from ossia.core.errors import InvalidInputError
+from ossia.engine.turn import Usage
+from ossia.harmony.events import ContentDelta, Event, FinishReason, MessageStart
+from ossia.harmony.message import Channel, Message, Role
+from ossia.tools.base import ToolResult
 
 
 class Kind(StrEnum):
@@ -50,82 +22,104 @@ class Kind(StrEnum):
     PREAMBLE = "preamble"  # commentary to nobody in particular: told to the user between calls
     CALL = "call"
     ANSWER = "answer"
+    RESULT = "result"  # what a tool said
 
 
 class Delta(NamedTuple):
-    """One sampled token: the text that it completed (often none), and to what that belongs (None inside a header)."""
+    """A piece of text (often none), and to what it belongs (None inside a header)."""
 
     kind: Kind | None
     text: str
 
 
-class Turn:
-    """A turn in progress. Iterate over it once; the other attributes are then what came of it so far.
+class Run:
+    """A question's run in progress: what came of it so far.
 
     Attributes:
-        num_prompt_tokens: tokens that the model was given.
-        num_tokens: tokens sampled.
-        num_reasoning_tokens: those of them that belong to reasoning.
+        end: how it ended; None for one in progress, or stopped.
+        is_stopped: the user stopped it.
+        num_prompt_tokens: tokens that the model was given for its first turn.
         seconds_to_first: from the start to the first token; 0 before that.
         seconds: from the start to the last token.
+        finish_reason: how the last turn ended, in harmony's terms; LENGTH for one that is not over.
         num_repairs: where the parser had to mend what the model wrote.
     """
 
-    def __init__(self, loaded: LoadedModel, conversation: Conversation, *, choice: SamplingChoice) -> None:
-        """Render the conversation.
-
-        Raises:
-            ContextLengthError: it does not fit the model's context with one token of an answer.
-        """
-        self._loaded = loaded
-        self._choice = choice
-        self._prompt_ids = render(conversation, tokenizer=loaded.tokenizer, next_role="assistant")
-        check_length(self._prompt_ids, limit=loaded.context_length)
-        self._parser = HarmonyParser(loaded.tokenizer, role="assistant")
-        self.num_prompt_tokens = len(self._prompt_ids)
-        self.num_tokens = 0
-        self.num_reasoning_tokens = 0
+    def __init__(self) -> None:
+        self.end: RunEnded | None = None
+        self.is_stopped = False
+        self.num_prompt_tokens = 0
         self.seconds_to_first = 0.0
         self.seconds = 0.0
+        self.finish_reason = FinishReason.LENGTH
+        self.num_repairs = 0
+        self._start = time.perf_counter()
+        self._past = Usage(0, 0, 0, 0)  # of the turns that are over
+        self._now = Usage(0, 0, 0, 0)
+        self._kind: Kind | None = None
+        self._partial = ""  # the answer, as far as a turn in progress has written it
+        self._messages: list[Message] = []
+        self._results: dict[int, ToolResult] = {}
 
-    def __iter__(self) -> Iterator[Delta]:
-        start = time.perf_counter()
-        kind: Kind | None = None
-        for token in sample(self._loaded, self._prompt_ids, choice=self._choice):
-            self.num_tokens += 1
-            self.seconds = time.perf_counter() - start
-            self.seconds_to_first = self.seconds_to_first or self.seconds
-            kind, text = read_events(self._parser.push(token), kind)
-            self.num_reasoning_tokens += kind is Kind.REASONING
-            yield Delta(kind, text)
-            if self._parser.is_done:  # also where the model begins to speak for others
-                break
-        rest = read_events(self._parser.finish(), kind)
-        if rest.text:
-            yield rest
+    def take(self, event: AgentEvent) -> list[Delta]:
+        """Take the next event; the pieces of text in it."""
+        match event:
+            case TurnStarted():
+                self._kind, self._partial = None, ""
+                self._close_calls()
+                self.num_prompt_tokens = self.num_prompt_tokens or event.num_prompt_tokens
+            case TurnDelta():
+                self._now = event.usage
+                self.seconds = time.perf_counter() - self._start
+                self.seconds_to_first = self.seconds_to_first or self.seconds
+                deltas = read_events(event.events, self._kind)
+                if deltas:
+                    self._kind = deltas[-1].kind
+                self._partial += "".join(delta.text for delta in deltas if delta.kind is Kind.ANSWER)
+                return deltas
+            case TurnEnded():
+                self._past = Usage(*(a + b for a, b in zip(self._past, event.turn.usage, strict=True)))
+                self._now = Usage(0, 0, 0, 0)
+                self._partial = ""
+                self._messages += event.turn.messages
+                self.finish_reason = event.turn.finish_reason
+                self.num_repairs += len(event.turn.repairs)
+            case CallEnded():
+                self._results[event.number] = event.result
+            case RunEnded():
+                self._close_calls()
+                self.end = event
+            case _:
+                pass
+        return []
 
-    def run(self) -> None:
-        """Sample the whole turn, for those who only want what came of it."""
-        for _ in self:
-            pass
-
-    def finish(self) -> None:
-        """Close a turn that was interrupted; of one that was iterated to its end nothing is left to close."""
-        self._parser.finish()
+    def _close_calls(self) -> None:
+        for number in sorted(self._results):
+            self._messages += self._results.pop(number).messages
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """What the model said, each message with its ids as sampled."""
-        return tuple(self._parser.messages)
+        """What was said behind the question. Of a run that was stopped: up to the answer that it had begun, if any."""
+        if self.end is not None or not self._partial:
+            return tuple(self._messages)
+        return (*self._messages, Message(Role.ASSISTANT, content=self._partial, channel=Channel.FINAL))
 
     @property
-    def num_repairs(self) -> int:
-        return len(self._parser.repairs)
+    def is_worth_keeping(self) -> bool:
+        """Whether a conversation can go on from here: reasoning alone would be no turn to build on."""
+        if self.end is None:
+            return bool(self._partial)
+        return bool(self.messages) and (bool(self.answer) or self.finish_reason is FinishReason.STOP)
 
     @property
-    def finish_reason(self) -> FinishReason:
-        """Why it ended; "length" also for a turn that is not over."""
-        return self._parser.finish_reason or FinishReason.LENGTH
+    def num_tokens(self) -> int:
+        """Tokens sampled, of all turns."""
+        return self._past.num_output + self._now.num_output
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Those of them that belong to reasoning."""
+        return self._past.num_reasoning + self._now.num_reasoning
 
     def text_of(self, *kinds: Kind) -> str:
         """The contents of the messages of these kinds, one under the other."""
@@ -136,51 +130,27 @@ class Turn:
         return self.text_of(Kind.ANSWER)
 
 
-def read_events(events: Iterable[Event], kind: Kind | None) -> Delta:
+def read_events(events: Iterable[Event], kind: Kind | None) -> list[Delta]:
     """The text that events bring, and what it belongs to, where `kind` is what the text before them belonged to."""
-    text = ""
+    deltas: list[Delta] = []
     for event in events:
         if isinstance(event, MessageStart):
             kind = kind_of(event)
+            deltas.append(Delta(kind, ""))
         elif isinstance(event, ContentDelta):
-            text += event.text
-    return Delta(kind, text)
+            deltas.append(Delta(kind, event.text))
+    return deltas
 
 
 def kind_of(message: MessageStart | Message) -> Kind:
     """What a message is to its reader."""
+    if message.role is Role.TOOL:
+        return Kind.RESULT
     if message.recipient:
         return Kind.CALL
     if message.channel == Channel.ANALYSIS:
         return Kind.REASONING
     return Kind.PREAMBLE if message.channel == Channel.COMMENTARY else Kind.ANSWER
-
-
-def sample(loaded: LoadedModel, prompt_ids: Sequence[int], *, choice: SamplingChoice) -> Iterator[int]:
-    """Sample ids until a stop token (which comes too), the token limit or the end of the context."""
-    from ossia.model.generate import GenerationOptions, generate
-
-    defaults = loaded.sampling
-    room = loaded.context_length - len(prompt_ids)
-    limit = choice.max_tokens or defaults.max_tokens or room
-    options = GenerationOptions(
-        temperature=defaults.temperature if choice.temperature is None else choice.temperature,
-        top_p=defaults.top_p if choice.top_p is None else choice.top_p,
-        top_k=choice.top_k,
-        min_p=choice.min_p,
-        seed=choice.seed,
-        max_tokens=min(room, limit),
-        stop_ids=loaded.stop_ids,
-    )
-    return generate(loaded.model, prompt_ids, options=options)
-
-
-def check_length(prompt_ids: Sequence[int], *, limit: int) -> None:
-    """Raises:
-    ContextLengthError: the prompt leaves no place for a token of an answer.
-    """
-    if len(prompt_ids) >= limit:
-        raise ContextLengthError(num_tokens=len(prompt_ids), limit=limit - 1, param="prompt")
 
 
 def require_text(text: str, *, what: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ossia.cli.eval import split_names
+from ossia.cli.options import split_names
 from ossia.evals.results import Cell, EvalResults
 from ossia.harmony.message import Effort
 from ossia.tasks.registry import TASKS

@@ -62,7 +62,7 @@ def test_raw_json(run: Any, script: Any) -> None:
 
 
 def test_raw_keeps_the_prompt_as_it_is(run: Any, script: Any) -> None:
-    script.completions[:] = [""]
+    script.completions[:] = ["<|endoftext|>"]
     run("generate", "--raw", "-p", "  <|start|> two spaces  ")
     assert script.prompts == ["  <|start|> two spaces  "]
 
@@ -71,7 +71,7 @@ def test_sampling_options(run: Any, script: Any) -> None:
     run(
         "generate", "-p", "x", "--temperature", "0.5", "--top-p", "0.9", "--top-k", "5", "--min-p", "0.1", "--seed", "7"
     )
-    (choice,) = script.choices
+    choice = script.requests[0].params
     assert (choice.temperature, choice.top_p, choice.top_k, choice.min_p, choice.seed) == (0.5, 0.9, 5, 0.1, 7)
 
 
@@ -81,9 +81,9 @@ def test_sampling_options(run: Any, script: Any) -> None:
         (["-p", " "], "prompt is empty"),
         (["--raw", "-p", ""], "prompt is empty"),
         (["-p", "x", "--effort", "max"], "'medium'"),
-        (["-p", "x", "--temperature", "-1"], "--temperature"),
-        (["-p", "x", "--top-k", "-1"], "--top-k"),
-        (["-p", "x", "--min-p", "2"], "--min-p"),
+        (["-p", "x", "--temperature", "-1"], "temperature is -1"),
+        (["-p", "x", "--top-k", "-1"], "top_k is -1"),
+        (["-p", "x", "--min-p", "2"], "min_p is 2"),
         (["-p", "word " * 500], "at most 399 fit"),
         (["--raw", "-p", "word " * 500], "at most 399 fit"),
     ],

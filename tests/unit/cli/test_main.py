@@ -12,8 +12,8 @@ from ossia import __version__
 from ossia.cli import main
 from ossia.core.errors import ModelNotFoundError
 
-COMMANDS = ["chat", "generate", "info", "pull", "convert", "eval", "train"]
-FILTERS = ["encode", "decode", "render", "parse"]
+COMMANDS = ["chat", "generate", "serve", "mcp", "info", "pull", "convert", "eval", "train"]
+GROUPS = {"harmony": ["encode", "decode", "render", "parse"], "keys": ["add", "list", "revoke"]}
 
 
 def test_version(run: Any) -> None:
@@ -21,7 +21,9 @@ def test_version(run: Any) -> None:
     assert (result.exit_code, result.output) == (0, f"ossia {__version__}\n")
 
 
-@pytest.mark.parametrize("args", [[name] for name in COMMANDS] + [["harmony", name] for name in FILTERS] + [[]])
+@pytest.mark.parametrize(
+    "args", [[name] for name in COMMANDS] + [[group, name] for group, names in GROUPS.items() for name in names] + [[]]
+)
 def test_every_help_ends_in_examples(run: Any, args: list[str]) -> None:
     result = run(*args, "--help")
     assert result.exit_code == 0
@@ -34,9 +36,10 @@ def test_every_help_ends_in_examples(run: Any, args: list[str]) -> None:
 def test_help_imports_neither_torch_nor_the_tokenizer() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from ossia.cli.main import app\n"
-        "for args in (['--help'], ['chat', '--help'], ['eval', '--help'], ['train', '--help']):\n"
+        "for args in (['--help'], ['chat', '--help'], ['serve', '--help'], ['mcp', '--help'], ['train', '--help']):\n"
         "    assert CliRunner().invoke(app, args).exit_code == 0\n"
-        "print([name for name in ('torch', 'tiktoken', 'transformers', 'numpy', 'rich') if name in sys.modules])"
+        "heavy = ('torch', 'tiktoken', 'transformers', 'numpy', 'rich', 'fastapi', 'sqlalchemy', 'mcp')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"

@@ -1,11 +1,12 @@
-"""`ossia chat`: talk to a model, at a terminal or through a pipe."""
+"""`ossia chat`: talk to a model, at a terminal or through a pipe, with tools if you like."""
 
 from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +16,6 @@ from ossia.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from ossia.cli.chat.commands import Chat
-    from ossia.model.loading import LoadedModel
 
 
 EXAMPLES = examples(
@@ -23,6 +23,8 @@ EXAMPLES = examples(
     "ossia chat --effort high --show-reasoning",
     "echo \"How many rs are in the word 'strawberry'?\" | ossia chat",
     "ossia chat openai/gpt-oss-20b --instructions 'Answer in one sentence.'",
+    "ossia chat openai/gpt-oss-20b --tools python,browser",
+    "ossia chat openai/gpt-oss-20b --tools browser --search brave --search-key KEY",
 )
 
 
@@ -35,53 +37,79 @@ def command(
     seed: options.Seed = None,
     max_tokens: options.MaxTokens = None,
     show_reasoning: options.ShowReasoning = False,
+    tools: options.Tools = None,
+    allow_all: Annotated[
+        bool,
+        typer.Option("--allow-all/--approve", help="Run tools without asking, or ask before each call at a terminal."),
+    ] = False,
+    unsafe_python: options.UnsafePython = False,
+    files: options.Files = None,
+    root: options.Root = None,
+    search: options.Search = "docs",
+    search_url: options.SearchUrl = None,
+    search_key: options.SearchKey = None,
     device: options.Device = "auto",
+    kv_dtype: options.KvDtype = None,
+    num_drafts: options.NumDrafts = None,
 ) -> None:
     """Talk to a model. Without MODEL it is nano, the small one that ships with Ossia.
 
     At a terminal: ask, and type /help for the commands. Through a pipe all of stdin is one question, and stdout gets
     the answer alone.
     """
-    from ossia.cli.turn import SamplingChoice
+    from ossia.agent.turns import Sampling
+    from ossia.cli.backend import open_backend
     from ossia.harmony.message import Effort
 
     level = Effort.parse(effort)
-    choice = SamplingChoice(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    sampling = options.check_sampling(Sampling(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens))
+    is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    if tools and not is_interactive and not allow_all:
+        raise InvalidInputError("nobody can be asked about calls here; give --allow-all, or leave out --tools")
     # Importing torch takes most of the time to the first answer, so it happens while the question is being written.
     with ThreadPoolExecutor(max_workers=1) as background:
-        loading = background.submit(load_in_background, model, device)
-        is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        loading = background.submit(
+            open_backend, model, device=device, max_num_seqs=2, kv_dtype=kv_dtype, num_drafts=num_drafts
+        )
         text = "" if is_interactive else read_question()
 
+        from ossia.cli.chat.approval import Approver
         from ossia.cli.chat.commands import Chat
-        from ossia.cli.chat.display import TurnDisplay
+        from ossia.cli.chat.display import RunDisplay
         from ossia.cli.chat.loop import run_loop
         from ossia.cli.chat.session import ChatSession
+        from ossia.cli.tools import ToolOptions, make_tools
 
+        notes = sys.stdout if is_interactive else sys.stderr if sys.stderr.isatty() or show_reasoning else None
+        display = RunDisplay(out=sys.stdout, notes=notes, shows_reasoning=show_reasoning)
+        choice = ToolOptions(
+            unsafe_python=unsafe_python,
+            files=files,
+            root=root or Path(),
+            search=search,
+            search_url=search_url,
+            search_key=search_key,
+        )
         session = ChatSession(
             loading.result,
             effort=level,
             date=date.today().isoformat(),
             instructions=instructions,
-            choice=choice,
+            sampling=sampling,
+            tools=make_tools(tools, choice),
+            approve=None if allow_all else Approver(),
         )
-        notes = sys.stdout if is_interactive else sys.stderr if sys.stderr.isatty() or show_reasoning else None
-        display = TurnDisplay(out=sys.stdout, notes=notes, shows_reasoning=show_reasoning)
-        chat = Chat(session, display)
-        if not is_interactive:
-            answer_pipe(chat, text)
-            return
-        if model != "nano":  # a name that leads nowhere, or minutes of reading: better told before the first question
-            display.note(f"loading {model} ...")
-            loading.result()
-        display.note(f"{model}, effort {session.effort.value}; /help lists the commands")
-        run_loop(chat)
-
-
-def load_in_background(name: str, device: str) -> LoadedModel:
-    from ossia.model.loading import load
-
-    return load(name, device=device)
+        with session:
+            chat = Chat(session, display)
+            if not is_interactive:
+                answer_pipe(chat, text)
+                return
+            if model != "nano":  # a name that leads nowhere, or minutes of reading: better told before a question
+                display.note(f"loading {model} ...")
+                loading.result()
+            with_tools = f", tools {', '.join(tool.name for tool in session.tools)}" if len(session.tools) else ""
+            display.note(f"{model}, effort {session.effort.value}{with_tools}; /help lists the commands")
+            run_loop(chat)
 
 
 def read_question() -> str:
@@ -102,11 +130,11 @@ def read_question() -> str:
 def answer_pipe(chat: Chat, text: str) -> None:
     """Answer the one question of a pipe; Ctrl-C ends the program, and no answer is exit code 1."""
     from ossia.cli.chat.loop import remark_on
-    from ossia.harmony.parse import FinishReason
 
-    turn = chat.session.start_turn(text)
-    chat.display.show(turn, status=turn)
-    if not turn.answer or turn.finish_reason != FinishReason.STOP:
-        typer.echo(f"ossia: {remark_on(turn)}", err=True)
-    if not turn.answer:
+    run = chat.ask(text)
+    if run.is_stopped:
+        raise KeyboardInterrupt
+    if remark := remark_on(run):
+        typer.echo(f"ossia: {remark}", err=True)
+    if not run.answer:
         raise typer.Exit(1)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ossia.cli.chat.display import TurnDisplay
+from ossia.agent.events import AgentEvent
+from ossia.cli.chat.display import RunDisplay
 from ossia.cli.chat.session import ChatSession
+from ossia.cli.turn import Delta, Run
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.message import Effort
 
@@ -20,7 +22,22 @@ class Chat(NamedTuple):
     """What commands act on."""
 
     session: ChatSession
-    display: TurnDisplay
+    display: RunDisplay
+
+    def ask(self, text: str) -> Run:
+        """Answer a question on the display; raises as `ChatSession.ask`."""
+        run: Run | None = None
+
+        def show(now: Run, event: AgentEvent, deltas: list[Delta]) -> None:
+            nonlocal run
+            run = now
+            self.display.show(now, event, deltas)
+
+        try:
+            return self.session.ask(text, show=show)
+        finally:
+            if run is not None:
+                self.display.finish(run)
 
 
 class Command(NamedTuple):
@@ -54,6 +71,11 @@ def save(chat: Chat, argument: str) -> str:
     return f"saved to {chat.session.save(path, with_reasoning=chat.display.shows_reasoning)}"
 
 
+def list_tools(chat: Chat, argument: str) -> str:
+    names = chat.session.tools.recipients()
+    return f"tools: {', '.join(names)}" if names else "there are no tools; start with --tools python,browser"
+
+
 def show_help(chat: Chat, argument: str) -> str:
     width = max(len(command.usage) for command in COMMANDS.values())
     lines = [f"  {command.usage:{width}}  {command.summary}" for command in COMMANDS.values()]
@@ -69,6 +91,7 @@ COMMANDS = {
     "reasoning": Command("/reasoning", "show or hide the model's reasoning", toggle_reasoning),
     "new": Command("/new", "forget this conversation and start anew", start_anew),
     "save": Command("/save [FILE]", "keep this conversation as JSON (a message a line: FILE.jsonl)", save),
+    "tools": Command("/tools", "what the model may call", list_tools),
     "help": Command("/help", "this list", show_help),
     "quit": Command("/quit", "leave", leave),
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from ossia.agent.events import StopReason
 from ossia.cli.chat.commands import Chat, Leave, run_command
-from ossia.cli.turn import Turn
+from ossia.cli.turn import Run
 from ossia.core.errors import ContextLengthError, OssiaError
-from ossia.harmony.parse import FinishReason
 
 PROMPT = "> "
 
@@ -53,31 +53,32 @@ def answer_line(chat: Chat, line: str) -> None:
         chat.display.note(str(error))
 
 
-def answer(chat: Chat, text: str) -> Turn | None:
-    """Answer a question on the display and keep it; None if the user stopped it before it began.
+def answer(chat: Chat, text: str) -> Run | None:
+    """Answer a question on the display; None if the user stopped it before it began.
 
     Raises:
         OssiaError: the question cannot be asked, or the model cannot be loaded.
     """
-    turn: Turn | None = None
     try:
-        turn = chat.session.start_turn(text)
-        chat.display.show(turn, status=turn)
+        run = chat.ask(text)
     except KeyboardInterrupt:
         chat.display.note("(stopped)")
-        if turn is not None:
-            chat.session.keep(text, turn)
-        return turn
-    chat.session.keep(text, turn)
-    if remark := remark_on(turn):
+        return None
+    if remark := remark_on(run):
         chat.display.note(f"({remark})")
-    return turn
+    return run
 
 
-def remark_on(turn: Turn) -> str:
-    """What the user should know of a turn that did not end in an answer."""
-    if turn.finish_reason == FinishReason.LENGTH:
-        return "cut off: the token limit or the end of the context is reached"
-    if turn.finish_reason == FinishReason.TOOL_CALL:
-        return "the model asked for a tool; chat has none"
-    return "" if turn.answer else "the model ended its turn without an answer"
+def remark_on(run: Run) -> str:
+    """What the user should know of a run that did not end in an answer."""
+    if run.end is None:
+        return "stopped"
+    match run.end.reason:
+        case StopReason.ANSWERED:
+            return "" if run.answer else "the model ended its turn without an answer"
+        case StopReason.MAX_TOKENS:
+            return "cut off: the token limit or the end of the context is reached"
+        case StopReason.MAX_TURNS | StopReason.MAX_CALLS:
+            return f"the model called tools for {run.end.num_turns} turns and did not answer"
+        case _:
+            return f"no answer: {run.end.error or run.end.reason.value}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,35 @@ from typing import Any
 import pytest
 
 from ossia.cli.chat.commands import COMMANDS, Chat
-from ossia.cli.chat.display import TurnDisplay
+from ossia.cli.chat.display import RunDisplay
 from ossia.cli.chat.loop import run_loop
 from ossia.cli.chat.session import ChatSession
-from ossia.cli.turn import SamplingChoice
 from ossia.core.errors import CheckpointError
 from ossia.harmony.message import Effort
 
 HELLO = "<|channel|>final<|message|>Hello!<|return|>"
 
 
+class Screen(io.StringIO):
+    """Types Ctrl-C when a text appears, once."""
+
+    interrupt_at = ""
+
+    def write(self, text: str) -> int:
+        if self.interrupt_at and self.interrupt_at in text:
+            self.interrupt_at = ""
+            super().write(text)
+            signal.raise_signal(signal.SIGINT)
+            return len(text)
+        return super().write(text)
+
+
 class Driver:
     def __init__(self, script: Any) -> None:
         self.script = script
-        self.screen = io.StringIO()
-        session = ChatSession(lambda: script.loaded, effort=Effort.LOW, date="2026-01-02", choice=SamplingChoice())
-        self.chat = Chat(session, TurnDisplay(out=self.screen, notes=self.screen))
+        self.screen = Screen()
+        session = ChatSession(lambda: script.backend, effort=Effort.LOW, date="2026-01-02")
+        self.chat = Chat(session, RunDisplay(out=self.screen, notes=self.screen))
 
     def type(self, *lines: str | type[BaseException]) -> str:
         """What the screen shows after these lines; the end of the list is Ctrl-D."""
@@ -43,8 +57,10 @@ class Driver:
 
 
 @pytest.fixture
-def driver(script: Any) -> Driver:
-    return Driver(script)
+def driver(script: Any) -> Iterator[Driver]:
+    driver = Driver(script)
+    with driver.chat.session:
+        yield driver
 
 
 def test_a_question_and_blank_lines(driver: Driver) -> None:
@@ -104,17 +120,22 @@ def test_one_ctrl_c_at_the_prompt_warns_and_two_leave(driver: Driver) -> None:
 
 
 def test_ctrl_c_stops_an_answer_and_the_talk_goes_on(driver: Driver) -> None:
-    tokenizer = driver.script.loaded.tokenizer
-
-    def interrupted() -> Iterator[int]:
-        yield from tokenizer.encode_with_specials("<|channel|>final<|message|>One, two")
-        raise KeyboardInterrupt
-
-    driver.script.completions[:] = [interrupted, HELLO]
+    driver.script.completions[:] = ["<|channel|>final<|message|>One, two, three, four<|return|>", HELLO]
+    driver.screen.interrupt_at = "two"
     shown = driver.type("Count", "Hi")
     assert "One, two\n(stopped)\n" in shown
     assert "Hello!\n" in shown
     assert "One, two<|end|>" in driver.script.prompts[1]
+    assert len(driver.script.engine.cancelled) == 1
+    assert driver.script.engine.open == set()
+
+
+def test_ctrl_c_while_the_model_loads(driver: Driver) -> None:
+    def interrupted() -> Any:
+        raise KeyboardInterrupt
+
+    driver.chat.session._get_backend = interrupted  # pyright: ignore[reportPrivateUsage]
+    assert "(stopped)" in driver.type("Hi")
 
 
 def test_a_full_context_says_how_long_how_much_fits_and_what_to_do(driver: Driver) -> None:
@@ -126,18 +147,27 @@ def test_a_full_context_says_how_long_how_much_fits_and_what_to_do(driver: Drive
 
 
 def test_turns_that_end_without_an_answer_are_explained(driver: Driver) -> None:
+    call = "<|channel|>commentary to=functions.f<|message|>{}<|call|>"
     driver.script.completions[:] = [
-        "<|channel|>analysis<|message|>hm",
-        "<|channel|>commentary to=functions.f<|message|>{}<|call|>",
+        *[call] * 4,
         "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>analysis<|message|>hm<|return|>",
     ]
-    shown = driver.type("a", "b", "c")
-    assert shown.index("cut off") < shown.index("asked for a tool") < shown.index("without an answer")
+    shown = driver.type("a", "b")
+    assert shown.index("called tools for 4 turns") < shown.index("without an answer")
+
+
+def test_an_engine_that_fails_is_told(driver: Driver) -> None:
+    driver.script.engine.die()
+    assert "the engine died" in driver.type("Hi")
+
+
+def test_tools_are_listed(driver: Driver) -> None:
+    assert "there are no tools; start with --tools" in driver.type("/tools")
 
 
 def test_a_model_that_does_not_load_is_told(driver: Driver) -> None:
     def fail() -> Any:
         raise CheckpointError("model.safetensors is truncated")
 
-    driver.chat.session._get_model = fail  # pyright: ignore[reportPrivateUsage]
+    driver.chat.session._get_backend = fail  # pyright: ignore[reportPrivateUsage]
     assert "model.safetensors is truncated" in driver.type("Hi")

@@ -1,0 +1,82 @@
+"""The tools that --tools names, made as the other options say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ossia.cli.options import split_names
+from ossia.core.errors import InvalidInputError
+from ossia.tools.base import Tool
+from ossia.tools.registry import ToolSet, make_tool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolOptions:
+    """What the command line says of tools.
+
+    Attributes:
+        unsafe_python: run Python and shell commands without a sandbox.
+        files: the folder behind python's /mnt/data; None for a temporary one.
+        root: the folder that apply_patch, container and repo_browser may change.
+        search: what the browser searches: `docs`, `folder:PATH`, `searxng`, `brave`, `exa`, `you`.
+        search_url, search_key: of a search service.
+    """
+
+    unsafe_python: bool = False
+    files: Path | None = None
+    root: Path = Path()
+    search: str = "docs"
+    search_url: str | None = None
+    search_key: str | None = None
+
+
+def make_tools(names: str | None, options: ToolOptions) -> ToolSet:
+    """The tools of a comma-separated list; none for an empty one.
+
+    Raises:
+        InvalidInputError: an unknown tool or search, or one that lacks an option.
+        MissingExtraError: a tool needs a package that is not installed.
+        SandboxError: no sandbox works here.
+    """
+    return ToolSet(make_one(name, options) for name in split_names(names))
+
+
+def make_one(name: str, options: ToolOptions) -> Tool:
+    """One tool; raises as `make_tools`."""
+    return make_tool(name, **_options_of(name, options))
+
+
+def _options_of(name: str, options: ToolOptions) -> dict[str, Any]:
+    match name:
+        case "python":
+            if options.files is not None:
+                options.files.mkdir(parents=True, exist_ok=True)
+            return {"data_dir": options.files, "is_unsafe_allowed": options.unsafe_python}
+        case "browser":
+            return _search_of(options)
+        case "container":
+            return {"root": _folder(options.root), "is_unsafe_allowed": options.unsafe_python}
+        case "apply_patch" | "repo_browser":
+            return {"root": _folder(options.root)}
+        case _:
+            return {}  # a plugin's own affair
+
+
+def _search_of(options: ToolOptions) -> dict[str, Any]:
+    kind, _, path = options.search.partition(":")
+    found: dict[str, Any] = {"backend": kind}
+    if path:
+        found["folder"] = _folder(Path(path))
+    if options.search_url is not None:
+        found["base_url"] = options.search_url
+    if options.search_key is not None:
+        found["api_key"] = options.search_key
+    return found
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise InvalidInputError(f"{path} is no folder; make it, or name another", param="root")
+    return path
