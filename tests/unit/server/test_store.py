@@ -211,6 +211,16 @@ def test_many_writers_at_once(database):
     assert all(len(store.history("a", f"r{i}")) == 2 for i in range(80))
 
 
+def test_a_database_file_is_its_owners(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'deep' / 'x.db'}")
+    database.migrate()
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "deep").iterdir())
+    database.close()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        Database(f"sqlite:///{tmp_path / 'file' / 'x.db'}")
+
+
 def test_urls_are_checked(tmp_path):
     for url in ("mysql://x/y", "nonsense", "oracle://x"):
         with pytest.raises(InvalidInputError):

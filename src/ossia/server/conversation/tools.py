@@ -176,6 +176,7 @@ class TurnRules:
             tool_choice=self.choice,
             allowed_tools=None if self.allowed is None else tuple(self._by_name[n].recipient for n in self.allowed),
             response_format=FreeText() if self.format is None else self.format.grammar(),
+            has_preambles=self.choice is not ToolChoice.REQUIRED,  # or a weak model never comes to the call
             parallel_calls=self.parallel,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 _NUM_THREADS = 4
 _BUSY_MILLISECONDS = 10_000
+_MIGRATION_LOCK = 0x6F73736961  # "ossia"
 
 
 def default_url() -> str:
@@ -57,7 +59,7 @@ class Database:
             in_memory = self.is_sqlite and parsed.database in (None, "", ":memory:")
             if self.is_sqlite and not in_memory:
                 assert parsed.database is not None
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+                _make_private(Path(parsed.database))
             options: dict[str, Any] = {} if self.is_sqlite else {"pool_pre_ping": True}
             if in_memory:
                 from sqlalchemy.pool import StaticPool
@@ -78,9 +80,11 @@ class Database:
             StorageError: the database cannot be reached, or is of a later version.
         """
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         try:
             with self.engine.begin() as connection:
+                if not self.is_sqlite:  # of servers that start at once, one migrates
+                    connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except Exception as error:
@@ -108,6 +112,19 @@ class Database:
         """Finish what was begun, and disconnect."""
         self._threads.shutdown(wait=True)
         self.engine.dispose()
+
+
+def _make_private(path: Path) -> None:
+    """Make an empty database file that only its owner can read: it will hold what users said.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StorageError(f"the database {path} cannot be opened ({error}); choose another --database") from error
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:
