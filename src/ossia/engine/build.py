@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import torch
 
@@ -16,7 +17,9 @@ from ossia.engine.scheduler import Scheduler, SchedulerConfig
 from ossia.engine.speculate import LookupConfig, PromptLookup
 from ossia.kernels import native
 from ossia.model.loading import LoadedModel
-from ossia.model.transformer import Transformer
+from ossia.model.transformer import Experts, Transformer
+
+logger = logging.getLogger(__name__)
 
 KV_DTYPES = ("auto", "fp8")
 CPU_QUANT = ("none", "q8")
@@ -104,7 +107,13 @@ def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None, has
         max_drafts=config.num_drafts,
     )
     return Engine(
-        make_runner(model, cache=cache, cpu_quant=config.cpu_quant),
+        make_runner(
+            model,
+            cache=cache,
+            cpu_quant=config.cpu_quant,
+            max_num_seqs=config.max_num_seqs,
+            context_length=limits.context_length,
+        ),
         scheduler=Scheduler(limits, blocks=blocks),
         tokenizer=loaded.tokenizer,
         stop_ids=loaded.stop_ids,
@@ -114,20 +123,41 @@ def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None, has
     )
 
 
-def make_runner(model: Transformer, *, cache: PagedKVCache, cpu_quant: str = "none") -> Runner:
-    """The fastest runner for where the model lies: the C++ kernels on a CPU that has them, else plain torch.
+def make_runner(
+    model: Transformer, *, cache: PagedKVCache, max_num_seqs: int, context_length: int, cpu_quant: str = "none"
+) -> Runner:
+    """The fastest runner for where the model lies: kernels of our own where they take it, else plain torch.
+
+    On a GPU it captures its graphs, some seconds, and takes the model's weights over.
 
     Raises:
         InvalidInputError: 8-bit weights are wanted where the C++ kernels cannot run.
     """
-    weight = model.norm.weight
-    is_native = weight.device.type == "cpu" and native.is_available() and cache.dtype in CACHE_DTYPES
-    if is_native:
-        return NativeRunner(model, cache=cache, quantize=None if cpu_quant == "none" else cpu_quant)
-    if cpu_quant != "none":
+    device = model.norm.weight.device
+    if cpu_quant != "none" and not (device.type == "cpu" and native.is_available() and cache.dtype in CACHE_DTYPES):
         raise InvalidInputError(
             f"cpu_quant is {cpu_quant!r}, which needs the C++ kernels of the CPU ({native.info().reason}) and a cache "
             "that is not fp8; use cpu_quant 'none'",
             param="cpu_quant",
         )
+    if device.type == "cpu" and native.is_available() and cache.dtype in CACHE_DTYPES:
+        return NativeRunner(model, cache=cache, quantize=None if cpu_quant == "none" else cpu_quant)
+    if can_use_gpu_kernels(model, cache=cache):
+        from ossia.engine.cuda_runner import CudaRunner
+
+        runner = CudaRunner(model, cache=cache, max_num_seqs=max_num_seqs, context_length=context_length)
+        logger.info("captured the decode graphs in %.1f s", runner.warm_up())
+        return runner
     return TorchRunner(model, cache=cache)
+
+
+def can_use_gpu_kernels(model: Transformer, *, cache: PagedKVCache) -> bool:
+    """Whether the GPU kernels take this model: Hopper or newer, bfloat16, packed experts, both kinds of layer, and
+    shapes that fill their tiles."""
+    config, weight = model.config, model.norm.weight
+    if weight.device.type != "cuda" or torch.cuda.get_device_capability(weight.device) < (9, 0):
+        return False
+    is_packed = all(module.is_packed for module in model.modules() if isinstance(module, Experts))
+    has_both = has_full_layers(config) and has_sliding_layers(config)
+    fits = config.head_dim == 64 and config.num_attention_heads // config.num_key_value_heads <= 8
+    return weight.dtype == cache.dtype == torch.bfloat16 and is_packed and has_both and fits

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import bisect
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class CudaRunner:
         self._num_blocks = -(-context_length // cache.page_size)
         self._sizes = graph_sizes(max_num_seqs)
         self._graphs: dict[int, _Graph] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None  # torch names the type of its handle nowhere public
 
     def warm_up(self) -> float:
         """Capture the graphs of all sizes; how many seconds that took."""

@@ -1,0 +1,130 @@
+"""The engine on one GPU over random weights of gpt-oss's exact shapes: throughput, memory, and nano end to end.
+
+    python benchmarks/gpu_serve.py --model 20b --requests 512 --prompt 512 --output 256
+    python benchmarks/gpu_serve.py --model 20b --memory-gb 16 --requests 1 --prompt 32000 --output 64
+    python benchmarks/gpu_serve.py --nano
+
+Weights are drawn as in benchmarks/gpu_decode.py. Every request runs to its full length. The prefix cache is off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from typing import Any
+
+import torch
+from benchmarks.gpu_decode import fill_randomly, published_config
+
+from ossia.engine.build import EngineConfig
+from ossia.engine.llm import LLM
+from ossia.engine.request import SamplingParams
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.model.loading import Identity, LoadedModel, SamplingDefaults, load
+from ossia.model.transformer import Transformer
+
+VLLM_OUTPUT_TOKENS_PER_SECOND = 13_500
+"""vLLM 0.26.0 on the same kind of GPU: 512 requests of 512 in, 256 out."""
+
+
+def main() -> None:
+    """Measure and print JSON."""
+    logging.basicConfig(level=logging.INFO)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("20b", "120b"), default="20b")
+    parser.add_argument("--requests", type=int, default=512)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--output", type=int, default=256)
+    parser.add_argument("--max-num-seqs", type=int, default=256)
+    parser.add_argument("--batched-tokens", type=int, default=8192)
+    parser.add_argument("--context", type=int, default=None)
+    parser.add_argument("--memory-gb", type=float, help="cut the card to so many GB (10^9 bytes)")
+    parser.add_argument("--nano", action="store_true", help="answer questions with nano instead")
+    options = parser.parse_args()
+    if options.memory_gb:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(options.memory_gb * 1e9 / total)
+    print(json.dumps(answer_with_nano() if options.nano else serve(options), indent=1))
+
+
+def serve(options: argparse.Namespace) -> dict[str, Any]:
+    """Throughput and peak memory of one offline run."""
+    start = time.perf_counter()
+    loaded = random_model(options.model)
+    context = options.context or max(2048, options.prompt + options.output + 64)
+    num_bytes = None
+    if options.memory_gb:
+        num_bytes = int(0.9e9)  # room for activations: free memory as the driver sees it knows nothing of the cut
+    llm = LLM(
+        loaded,
+        config=EngineConfig(
+            max_num_seqs=options.max_num_seqs,
+            max_num_batched_tokens=options.batched_tokens,
+            context_length=context,
+            kv_cache_bytes=num_bytes,
+            has_prefix_cache=False,
+        ),
+    )
+    ready = time.perf_counter() - start
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(0, 199_000, (options.requests, options.prompt), generator=generator).tolist()
+    params = SamplingParams(temperature=0.0, max_tokens=options.output, ignore_eos=True)
+    llm.generate(prompts[:2], SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True), progress=False)
+    start = time.perf_counter()
+    done = llm.generate(prompts, params, progress=False)
+    seconds = time.perf_counter() - start
+    num_output = sum(len(completion.token_ids) for completion in done)
+    snapshot = llm.engine.snapshot()
+    return {
+        "model": options.model,
+        "runner": type(llm.engine.runner).__name__,
+        "requests": options.requests,
+        "prompt": options.prompt,
+        "output": options.output,
+        "seconds": round(seconds, 3),
+        "output_tokens_per_second": round(num_output / seconds, 1),
+        "ratio_to_vllm": round(num_output / seconds / VLLM_OUTPUT_TOKENS_PER_SECOND, 3),
+        "total_tokens_per_second": round((num_output + options.requests * options.prompt) / seconds, 1),
+        "ready_seconds": round(ready, 1),
+        "num_steps": snapshot.num_steps,
+        "num_preemptions": snapshot.num_preemptions,
+        "peak_memory_gb": round(torch.cuda.max_memory_reserved() / 1e9, 2),
+        "errors": sorted({a.error for c in done for a in c.answers if a.error}),
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+    }
+
+
+def random_model(name: str) -> LoadedModel:
+    """A published shape with random weights, experts packed, on the GPU."""
+    torch.manual_seed(0)
+    config = published_config(name)
+    model = Transformer(config, dtype=torch.bfloat16, device="cuda", packed_experts=True)
+    fill_randomly(model)
+    return LoadedModel(
+        name=name,
+        model=model.eval(),
+        tokenizer=Tokenizer.o200k_harmony(),
+        identity=Identity(model_identity="", knowledge_cutoff=None),
+        sampling=SamplingDefaults(),
+    )
+
+
+def answer_with_nano() -> dict[str, Any]:
+    """The same questions on the CPU in float32-exact torch and on the GPU."""
+    questions = ["What is 17 + 25?", "How many rs are in the word 'strawberry'?", "Reverse the word 'lantern'."] * 8
+    params = SamplingParams(temperature=0.0, max_tokens=200)
+    answers = {}
+    for device in ("cpu", "cuda"):
+        llm = LLM(load("nano", device=device), config=EngineConfig(kv_cache_bytes=1 << 28))
+        turns = llm.chat(questions, params, progress=False)
+        answers[type(llm.engine.runner).__name__] = [turn.text for turn in turns]
+    first, second = answers.values()
+    same = sum(a == b for a, b in zip(first, second, strict=True))
+    return {"runners": list(answers), "questions": len(questions), "same_answers": same, "answers": second[:3]}
+
+
+if __name__ == "__main__":
+    main()
