@@ -17,6 +17,8 @@ from ossia.server.errors import ApiError
 _M = TypeVar("_M", bound=BaseModel)
 _MAY_OVERFLOW = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{309}")
 _MAX_MESSAGE = 300
+_BRANCHES = frozenset({"str", "int", "float", "bool"})
+"""Pydantic's names for branches of a union, as far as they look like names of fields."""
 
 
 async def read_model(request: Request, model: type[_M]) -> _M:
@@ -127,7 +129,7 @@ def _path(details: ErrorDetails, *, at: str) -> str:
     for part in details["loc"]:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.isidentifier() and part[0].islower():  # others are names of the branches of a union
+        elif part.isidentifier() and part[0].islower() and part not in _BRANCHES:
             path += f".{part}" if path else part
     return path[:_MAX_MESSAGE]
 

@@ -54,6 +54,7 @@ def _anthropic_body(model: ServedModel) -> dict[str, Any]:
         "id": model.name,
         "display_name": model.name,
         "created_at": created,
+        "lifecycle": "active",
         "max_input_tokens": model.context_length,
         "max_tokens": model.context_length,
     }

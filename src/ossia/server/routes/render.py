@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from ossia.server.body import read_model
+from ossia.server.body import read_model, validate
 from ossia.server.chat.schema import ChatBody
 from ossia.server.chat.service import render_chat
 from ossia.server.context import context_of, info_of
@@ -87,7 +87,7 @@ async def tokenize(request: Request) -> JSONResponse:
     if body.prompt is not None:
         tokens: Sequence[int] = tokenizer.encode(body.prompt)
     else:
-        chat = ChatBody(messages=body.messages or [], tools=body.tools)
+        chat = validate(ChatBody, {"messages": body.messages, "tools": body.tools})
         tokens = await render_chat(context, chat, owner=caller.key_id)
     return JSONResponse(
         {
