@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ossia.cli.tools import ToolOptions, make_tools
+from ossia.core.errors import InvalidInputError
+from ossia.tools.python.tool import PythonTool
+
+
+def test_no_names_no_tools() -> None:
+    assert len(make_tools(None, ToolOptions())) == len(make_tools(" , ", ToolOptions())) == 0
+
+
+def test_names_in_order_each_once(tmp_path: Path) -> None:
+    tools = make_tools("repo_browser, apply_patch,repo_browser", ToolOptions(root=tmp_path))
+    assert [tool.name for tool in tools] == ["repo_browser", "apply_patch"]
+
+
+def test_python_without_a_sandbox_keeps_its_files_where_it_is_told(tmp_path: Path) -> None:
+    options = ToolOptions(unsafe_python=True, files=tmp_path / "new" / "files")
+    (tool,) = make_tools("python", options)
+    assert isinstance(tool, PythonTool)
+    assert tool.data.path == tmp_path / "new" / "files"
+    assert tool.data.path.is_dir()
+    asyncio.run(tool.close())
+    assert tool.data.path.is_dir()
+
+
+def test_a_folder_to_search(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("# Cranes\n\nHarbour cranes are tall.")
+    tools = make_tools("browser", ToolOptions(search=f"folder:{tmp_path}"))
+    assert tools.recipients() == ("browser.search", "browser.open", "browser.find")
+    asyncio.run(tools.close())
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "part"),
+    [
+        ("nonsense", ToolOptions(), "these exist"),
+        ("apply_patch", ToolOptions(root=Path("/nowhere")), "is no folder"),
+        ("browser", ToolOptions(search="folder:/nowhere"), "is no folder"),
+        ("browser", ToolOptions(search="altavista"), "unknown search backend"),
+    ],
+)
+def test_what_makes_no_tools(names: str, options: ToolOptions, part: str) -> None:
+    with pytest.raises(InvalidInputError, match=part):
+        make_tools(names, options)
