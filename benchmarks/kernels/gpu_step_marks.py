@@ -1,9 +1,9 @@
-"""Where one decode step's time goes: clock readings at the borders of the phases of step.cu, over all blocks and layers.
+"""Where one decode step's time goes: clock readings at the borders of step.cu's phases, over all blocks and layers.
 
     python benchmarks/kernels/gpu_step_marks.py
 
-A phase's work is the mean over blocks; its wait is from there to the moment when the last block has arrived and this one
-has seen it. The readings cost a few percent.
+A phase's work is the mean over blocks; its wait is from there to the moment when the last block has arrived and this
+one has seen it. The readings cost a few percent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ossia.kernels.gpu import step
 from ossia.kernels.gpu.layers import GpuLayers
 from ossia.model.transformer import Transformer
 
-VARIANTS = ((12, 7), (10, 8), (8, 8))  # warps and stages of the ring
+VARIANTS = ((12, 7), (8, 8))  # warps and stages of the ring
 NAMES = (
     *("add and norm", "qkv", "(wait)", "-"),
     *("attend, wait, load", "out", "(wait)", "-"),
@@ -65,7 +65,9 @@ def measure(layers: GpuLayers, cache: Cache, *, context: int, warps: int, stages
     torch.cuda.synchronize()
     driver.load_kernel = before
     cycles = (marks[2:, :, 1:] - marks[2:, :, :-1]).float()
-    print(f"context {context}, {warps} warps, {stages} stages: {ms:.3f} ms; us at 1.755 GHz: mean, slowest, fastest block")
+    print(
+        f"context {context}, {warps} warps, {stages} stages: {ms:.3f} ms; us at 1.755 GHz: mean, slowest, fastest block"
+    )
     for parity, kind in ((0, "sliding"), (1, "full")):
         if parity == 1 and context < 1000:
             continue

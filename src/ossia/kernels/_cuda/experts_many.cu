@@ -1,15 +1,18 @@
 // Many tokens an expert: the same packed weights, decoded in registers, times tiles of 128 tokens by wgmma.
 //
-// A block takes 256 rows of a matrix, 64 for each of its 4 groups of 4 warps, 16 a warp: a warp's packed tiles are its
+// A block takes 64 rows of a matrix for each of its groups of 4 warps, 16 a warp: a warp's packed tiles are its
 // operand's fragments as they lie. Tokens go through a ring in shared memory, 64 columns a stage, in the layout of the
 // 128-byte swizzle: 16-byte piece c of token r lies at piece c ^ (r % 8) of its row. While the tensor cores work on one
 // stage, the next one's weights are decoded; scales are multiplied in as they are decoded, less 2^32.
 
 #include "experts_core.cuh"
 
+#ifndef GROUPS
 #define GROUPS 4
+#endif
 #define TILE_TOKENS 128
 #define STAGES 6
+#define COPIES (TILE_TOKENS * 8 / (GROUPS * 128))  // pieces that a thread copies a stage
 #define STAGE_BYTES (TILE_TOKENS * 128)
 
 #ifndef OSSIA_EMULATE
@@ -95,13 +98,13 @@ DEVICE void run_many(const u16* x, const u8* weights, const u16* bias, const int
   const bool has_rows = m / 4 * 4 < M / 16;        // the group's
   const u8* next = weights + ((i64)expert * (M / 16) + min_int(m, M / 16 - 1)) * chunks * TILE_BYTES;
 
-  // A thread copies two pieces a stage: piece `piece` of tokens `row` and row + 64.
+  // Piece `piece` of every (16 GROUPS)th token from `row` on.
   const int row = threadIdx.x / 8, piece = threadIdx.x % 8;
-  const u16* source[2];
-  char* target[2];
+  const u16* source[COPIES];
+  char* target[COPIES];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int token = row + 64 * i, position = begin + min_int(token, count - 1);
+  for (int i = 0; i < COPIES; ++i) {
+    const int token = row + 16 * GROUPS * i, position = begin + min_int(token, count - 1);
     const int from = IS_GATE_UP ? load_fresh_int(sorted_pair + position) / num_active : position;
     source[i] = x + (i64)from * K + piece * 8;
     target[i] = shared + token * 128 + (piece ^ token % 8) * 16;
@@ -109,7 +112,7 @@ DEVICE void run_many(const u16* x, const u8* weights, const u16* bias, const int
   auto fetch = [&](int chunk) {
     if (chunk < chunks) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
+      for (int i = 0; i < COPIES; ++i) {
         char* const to = target[i] + chunk % STAGES * STAGE_BYTES;
         if (chunk * 64 + piece * 8 < K) copy_async16(to, source[i] + chunk * 64);
         else *(uint4*)to = uint4{0, 0, 0, 0};
@@ -178,8 +181,8 @@ DEVICE void run_many(const u16* x, const u8* weights, const u16* bias, const int
   }
 }
 
-// x bfloat16 [T, K] -> hidden bfloat16 [P, M / 2], sorted. Grid (ceil(M / 256), tiles at most), 512 threads.
-KERNEL void __launch_bounds__(GROUPS * 128, 1) gate_up_many(const u16* x, const u8* weights, const u16* bias,
+// x bfloat16 [T, K] -> hidden bfloat16 [P, M / 2], sorted. Grid (ceil(M / (64 GROUPS)), tiles at most).
+KERNEL void __launch_bounds__(GROUPS * 128, 4 / GROUPS) gate_up_many(const u16* x, const u8* weights, const u16* bias,
                                                             const int* tile_expert, const int* tile_begin,
                                                             const int* tile_count, const int* num_tiles,
                                                             const int* sorted_pair, u16* hidden, int K, int M,
@@ -189,7 +192,7 @@ KERNEL void __launch_bounds__(GROUPS * 128, 1) gate_up_many(const u16* x, const 
 }
 
 // hidden bfloat16 [P, K], sorted -> bfloat16 [P, M], sorted, times the pair's weight.
-KERNEL void __launch_bounds__(GROUPS * 128, 1) down_many(const u16* hidden, const u8* weights, const u16* bias,
+KERNEL void __launch_bounds__(GROUPS * 128, 4 / GROUPS) down_many(const u16* hidden, const u8* weights, const u16* bias,
                                                          const int* tile_expert, const int* tile_begin,
                                                          const int* tile_count, const int* num_tiles,
                                                          const int* sorted_pair, const float* pair_weight, u16* out,

@@ -19,11 +19,11 @@ KERNEL void __launch_bounds__(1024, 1) residual_norm(const u16* base, const i64*
   const u16* const from = base + (index ? load_fresh_i64(index + n) : (i64)n) * D;
   float squares = 0;
   for (int i = threadIdx.x * 4; i < D; i += blockDim.x * 4) {
-    const u32 low = load_fresh_u32(from + i), high = load_fresh_u32(from + i + 2);
-    float x[4] = {low_bf16(low), high_bf16(low), low_bf16(high), high_bf16(high)};
+    const uint2 old = load_fresh_u64(from + i);
+    float x[4] = {low_bf16(old.x), high_bf16(old.x), low_bf16(old.y), high_bf16(old.y)};
     if (update) {
-      const u32 first = load_fresh_u32(update + (i64)n * D + i), second = load_fresh_u32(update + (i64)n * D + i + 2);
-      x[0] += low_bf16(first), x[1] += high_bf16(first), x[2] += low_bf16(second), x[3] += high_bf16(second);
+      const uint2 more = load_fresh_u64(update + (i64)n * D + i);
+      x[0] += low_bf16(more.x), x[1] += high_bf16(more.x), x[2] += low_bf16(more.y), x[3] += high_bf16(more.y);
     }
     if (parts) {
       float sum[4] = {0, 0, 0, 0};
@@ -37,8 +37,8 @@ KERNEL void __launch_bounds__(1024, 1) residual_norm(const u16* base, const i64*
             if (is_wide) {
               part[j] = load_fresh((const float*)parts + at);
             } else {
-              const u32 low = load_fresh_u32((const u16*)parts + at), high = load_fresh_u32((const u16*)parts + at + 2);
-              part[j] = uint4{low << 16, low & 0xffff0000u, high << 16, high & 0xffff0000u};
+              const uint2 pair = load_fresh_u64((const u16*)parts + at);
+              part[j] = uint4{pair.x << 16, pair.x & 0xffff0000u, pair.y << 16, pair.y & 0xffff0000u};
             }
           }
 #pragma unroll
@@ -52,9 +52,7 @@ KERNEL void __launch_bounds__(1024, 1) residual_norm(const u16* base, const i64*
     }
     const u32 first = pack_bf16(x[0], x[1]), second = pack_bf16(x[2], x[3]);
     if (stream) {
-      u32* const to = (u32*)(stream + (i64)n * D + i);
-      to[0] = first;
-      to[1] = second;
+      *(uint2*)(stream + (i64)n * D + i) = uint2{first, second};
     }
     row[i] = low_bf16(first), row[i + 1] = high_bf16(first);
     row[i + 2] = low_bf16(second), row[i + 3] = high_bf16(second);
@@ -64,9 +62,9 @@ KERNEL void __launch_bounds__(1024, 1) residual_norm(const u16* base, const i64*
   const float scale = rsqrtf(block_sum(squares, scratch) / D + epsilon);
   for (int i = threadIdx.x * 4; i < D; i += blockDim.x * 4) {
     const u32 first = *(const u32*)(norm + i), second = *(const u32*)(norm + i + 2);
-    u32* const to = (u32*)(normed + (i64)n * D + i);
-    to[0] = pack_bf16(row[i] * scale * low_bf16(first), row[i + 1] * scale * high_bf16(first));
-    to[1] = pack_bf16(row[i + 2] * scale * low_bf16(second), row[i + 3] * scale * high_bf16(second));
+    *(uint2*)(normed + (i64)n * D + i) =
+        uint2{pack_bf16(row[i] * scale * low_bf16(first), row[i + 1] * scale * high_bf16(first)),
+              pack_bf16(row[i + 2] * scale * low_bf16(second), row[i + 3] * scale * high_bf16(second))};
   }
 }
 

@@ -49,13 +49,13 @@ DEVICE void sort_pairs(const RouteOut& out, int P, int E, int tile_size, int* co
   }
 }
 
-// stream [N, D] -> normed [N, D up to a multiple of 64], scaled and in the order of place_column
-// (or [N, D] as they are), and the routing. With `update` [N, D] the stream is their sum, written to `sum`, a buffer
+// stream [N, D] -> normed [N, D up to a multiple of 64], scaled and in the order of place_column,
+// and the routing. With `update` [N, D] the stream is their sum, written to `sum`, a buffer
 // of its own because other blocks still read the stream.
 // Grid (ceil(E / 8), N); shared memory for the token, 4 D bytes, and 2 E + 64 ints.
 KERNEL void __launch_bounds__(256) router(const u16* stream, const u16* update, u16* sum, const u16* norm,
                                           u16* normed, const u16* weight, const u16* bias, RouteOut out, int D, int E, int A,
-                                          int tile_size, int is_placed, float epsilon) {
+                                          int tile_size, float epsilon) {
   DYNAMIC_SHARED(shared);
   float* const token = (float*)shared;
   float* const scratch = token + D;
@@ -89,12 +89,9 @@ KERNEL void __launch_bounds__(256) router(const u16* stream, const u16* update, 
     const u32 pair = pack_bf16(token[i] * scale * low_bf16(gains), token[i + 1] * scale * high_bf16(gains));
     token[i] = low_bf16(pair);
     token[i + 1] = high_bf16(pair);
-    if (blockIdx.x == 0) {
-      if (is_placed) *(u32*)(normed + (i64)n * ceil_div(D, 64) * 64 + place_column(i)) = scale_up(pair);
-      else *(u32*)(normed + (i64)n * D + i) = pair;
-    }
+    if (blockIdx.x == 0) *(u32*)(normed + (i64)n * ceil_div(D, 64) * 64 + place_column(i)) = scale_up(pair);
   }
-  if (blockIdx.x == 0 && is_placed && D % 64 && threadIdx.x < 16) {  // the columns that fill up the last 64
+  if (blockIdx.x == 0 && D % 64 && threadIdx.x < 16) {  // the columns that fill up the last 64
     *(u32*)(normed + (i64)n * ceil_div(D, 64) * 64 + D + threadIdx.x * 2) = 0;
   }
   __syncthreads();
@@ -120,7 +117,7 @@ KERNEL void __launch_bounds__(256) router(const u16* stream, const u16* update, 
   }
   __syncthreads();
   if (!*flag) return;
-  if (warp == 0) choose(out.logits + n * E, E, A, out.pair_expert + n * A, out.pair_weight + n * A);
+  if (warp == 0) choose(out.logits + n * E, nullptr, E, A, out.pair_expert + n * A, out.pair_weight + n * A);
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -141,4 +138,66 @@ KERNEL void __launch_bounds__(256) router(const u16* stream, const u16* update, 
     return;
   }
   sort_pairs(out, N * A, E, tile_size, counts, counts + E);
+}
+
+// For many tokens, logits float32 [N, E] having been made elsewhere: choose, and count each expert's pairs.
+// `counts` [E] are zeros before; `ranks` [N * A] is where a pair stands among its expert's; the last block writes the
+// tiles and `begins` [E]. A block 8 tokens; shared memory for 2 E + 1 ints.
+KERNEL void __launch_bounds__(256) choose_many(const float* logits, const u16* bias, RouteOut out, int* counts,
+                                               int* begins, int* ranks, int N, int E, int A, int tile_size) {
+  DYNAMIC_SHARED(shared);
+  int* const local = (int*)shared;
+  int* const base = local + E;
+  int* const flag = base + E;
+  const int lane = threadIdx.x % 32, n = blockIdx.x * ROUTER_WARPS + threadIdx.x / 32;
+  let_next_start();
+  wait_for_previous();
+  for (int e = threadIdx.x; e < E; e += blockDim.x) local[e] = 0;
+  __syncthreads();
+  int expert = 0, rank = 0;
+  const bool has_pair = n < N && lane < A;
+  if (n < N) choose(logits + (i64)n * E, bias, E, A, out.pair_expert + n * A, out.pair_weight + n * A);
+  if (has_pair) {
+    expert = out.pair_expert[n * A + lane];  // this lane wrote it
+    rank = atomicAdd(local + expert, 1);
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < E; e += blockDim.x) base[e] = local[e] ? atomicAdd(counts + e, local[e]) : 0;
+  __syncthreads();
+  if (has_pair) ranks[n * A + lane] = base[expert] + rank;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    *flag = atomicAdd(out.arrived, 1) == (int)gridDim.x - 1;
+    if (*flag) out.arrived[0] = 0;
+    __threadfence();
+  }
+  __syncthreads();
+  if (!*flag) return;
+  for (int e = threadIdx.x; e < E; e += blockDim.x) local[e] = load_fresh_int(counts + e);
+  __syncthreads();
+  for (int e = threadIdx.x; e < E; e += blockDim.x) {
+    int begin = 0, tile = 0;
+    for (int before = 0; before < e; ++before) {
+      begin += local[before];
+      tile += ceil_div(local[before], tile_size);
+    }
+    begins[e] = begin;
+    for (int done = 0; done < local[e]; done += tile_size, ++tile) {
+      out.tile_expert[tile] = e;
+      out.tile_begin[tile] = begin + done;
+      out.tile_count[tile] = min_int(tile_size, local[e] - done);
+    }
+    if (e == E - 1) *out.num_tiles = tile;
+  }
+}
+
+KERNEL void place_pairs(RouteOut out, const int* begins, const int* ranks, int P) {
+  let_next_start();
+  wait_for_previous();
+  const int p = blockIdx.x * blockDim.x + threadIdx.x;
+  if (p >= P) return;
+  const int position = load_fresh_int(begins + load_fresh_int(out.pair_expert + p)) + load_fresh_int(ranks + p);
+  out.sorted_pair[position] = p;
+  out.pair_position[p] = position;
 }

@@ -1,9 +1,14 @@
-// One warp: the A best of E logits by turns (of equal ones the first), softmax over them.
-DEVICE void choose(const float* logits, int E, int A, int* experts, float* weights) {
+// One warp: the A best of E logits (plus bias, if there is one) by turns (of equal ones the first), softmax over them.
+DEVICE void choose(const float* logits, const u16* bias, int E, int A, int* experts, float* weights) {
   const int lane = threadIdx.x % 32;
   float mine[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) mine[i] = i * 32 + lane < E ? load_fresh_float(logits + i * 32 + lane) : -INFINITY;
+  if (bias) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      if (i * 32 + lane < E) mine[i] += load_bf16(bias + i * 32 + lane);
+  }
   float best_first = 0, sum = 0, weight = 0;
   for (int a = 0; a < A; ++a) {
     float best = -INFINITY;

@@ -634,7 +634,7 @@ DEVICE void run_step(const StepArgs& s) {
         run_router(s, m, w, router_row);
         arrive(s.barrier);
         await_all(s.barrier, &generation);
-        if (warp == 0) choose(s.logits, s.E, s.A, m.experts, m.weights);
+        if (warp == 0) choose(s.logits, nullptr, s.E, s.A, m.experts, m.weights);
         __syncthreads();
         f.routed = layer + 1;
         if (f.layer == layer && f.phase >= GATE_UP) enter_unit(f, s, m);

@@ -9,8 +9,8 @@ import triton.language as tl
 
 
 @triton.jit
-def _see(q, m, total, acc, at, key_base, value_base, table, low, end, position, window, K: tl.constexpr, C: tl.constexpr,
-         S: tl.constexpr, BLOCK: tl.constexpr, IS_MASKED: tl.constexpr):  # fmt: skip
+def _see(q, m, total, acc, at, key_base, value_base, table, low, end, position, window, K: tl.constexpr,
+         C: tl.constexpr, S: tl.constexpr, BLOCK: tl.constexpr, IS_MASKED: tl.constexpr):  # fmt: skip
     """BLOCK keys from `at` on; q is scaled to base 2."""
     key = at + tl.arange(0, BLOCK)
     dims = tl.arange(0, C)
@@ -93,8 +93,8 @@ def prefill_attention_kernel(
     else:
         plain = (start + 1) // BLOCK * BLOCK  # every query sees all keys before this
         for at in range(begin, plain, BLOCK):
-            m, total, acc = _see(tile, m, total, acc, at, key_base, value_base, table, low, end, position, window, K, C, S,
-                                 BLOCK, False)  # fmt: skip
+            m, total, acc = _see(tile, m, total, acc, at, key_base, value_base, table, low, end, position, window, K,
+                                 C, S, BLOCK, False)  # fmt: skip
     for at in range(plain, end, BLOCK):
         m, total, acc = _see(tile, m, total, acc, at, key_base, value_base, table, low, end, position, window, K, C, S,
                              BLOCK, True)  # fmt: skip

@@ -15,6 +15,7 @@ from ossia.kernels.gpu.routing import RoutedStruct, RoutingBuffers
 TILE_ROWS, TILE_COLUMNS, TILE_BYTES = 16, 64, 544
 MANY_TOKENS = 128
 """Tile size of `gate_up_many` and `down_many`."""
+_MANY_GROUPS = 4
 _MANY_SHARED = 6 * 128 * 128
 _MAX_SCALE = 160
 _RING_BYTES = {8: 12 * 6 * 3 * 640, 16: 12 * 5 * 3 * 640, 32: 8 * 8 * 640}
@@ -141,7 +142,7 @@ def gate_up_many(
     M = bias.shape[1]
     driver.load_kernel("experts_many", "gate_up_many", x.device).launch(
         _many_grid(M, routing),
-        threads=512,
+        threads=128 * _MANY_GROUPS,
         shared=_MANY_SHARED,
         args=(x, packed, bias, *_many_routing(routing), out, x.shape[1], M, routing.num_active, alpha, limit),
     )
@@ -152,7 +153,7 @@ def down_many(hidden: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingB
     M = bias.shape[1]
     driver.load_kernel("experts_many", "down_many", hidden.device).launch(
         _many_grid(M, routing),
-        threads=512,
+        threads=128 * _MANY_GROUPS,
         shared=_MANY_SHARED,
         args=(
             *(hidden, packed, bias, *_many_routing(routing), routing.pair_weight, out),
@@ -163,7 +164,7 @@ def down_many(hidden: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingB
 
 def _many_grid(num_rows: int, routing: RoutingBuffers) -> Grid:
     most_tiles = min(routing.num_pairs, routing.num_experts + routing.num_pairs // MANY_TOKENS)
-    return Grid(-(-num_rows // 256), most_tiles)
+    return Grid(-(-num_rows // (64 * _MANY_GROUPS)), most_tiles)
 
 
 def _many_routing(routing: RoutingBuffers) -> tuple[Tensor, ...]:

@@ -1,9 +1,12 @@
-"""The whole model on one GPU: embedding, all layers, final norm and logits, in kernels that each read weights once.
+"""The whole model on one GPU: embedding, all layers, final norm and logits.
 
-One sequence that decodes takes one kernel for all layers (step.py). Up to 8 take seven kernels a layer, each starting to
-fetch its weights while the one before it ends. More take the same kernels for attention and experts and cuBLAS for the dense products. Prompts and mixed
-batches take kernels made for many tokens. All read their inputs from device tensors and wait for nothing on the host, so
-that decoding can be captured in a CUDA graph.
+One sequence that decodes takes one kernel for all layers (step.py). Up to 8 take seven kernels a layer, each starting
+to fetch its weights while the one before it ends. More take the same kernels for attention and experts, and cuBLAS for
+the dense products. Prompts and mixed batches take kernels made for many tokens. All read their inputs from device
+tensors and wait for nothing on the host, so that decoding can be captured in a CUDA graph.
+
+The same token in a batch of another size takes another way, whose sums have another order: its logits agree within
+bfloat16's rounding of the stream, not to the bit. Within one way they do not depend on the rest of the batch.
 """
 
 # T tokens, N sequences, D model, H heads, K KV heads, C head dim, E experts, A active experts, F expert hidden, V vocab
@@ -22,7 +25,7 @@ from ossia.kernels.gpu.experts import MANY_TOKENS, down_few, down_many, gate_up_
 from ossia.kernels.gpu.linear import MAX_TOKENS, linear_float, linear_qkv, linear_residual
 from ossia.kernels.gpu.prefill import QueryBlocks, plan_queries, prefill_attention
 from ossia.kernels.gpu.residual import ExpertOutputs, residual_norm, rope_and_store
-from ossia.kernels.gpu.routing import RoutingBuffers, choose_tile_size, norm_and_route
+from ossia.kernels.gpu.routing import RoutingBuffers, choose_tile_size, norm_and_route, route_many
 from ossia.kernels.gpu.step import DecodeStep
 from ossia.kernels.gpu.weights import GpuLayer, take_layer
 
@@ -54,11 +57,6 @@ class StepInputs(NamedTuple):
     full: PagedGroup | None
     sliding: PagedGroup | None
     max_queries: int
-
-
-class _Routed(NamedTuple):
-    buffers: RoutingBuffers
-    normed: Tensor
 
 
 MANY_FROM = 512
@@ -118,6 +116,8 @@ class GpuLayers:
         self.layers: list[GpuLayer] = []
         for index, layer in enumerate(model.layers):
             self.layers.append(take_layer(layer, window=config.window(index), device=device))
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # the next layer's packed tensors do not fit the holes that this one left
         self.embedding = model.embed_tokens.weight.detach().to(device)
         self.final_norm = model.norm.weight.detach().to(device)
         self.lm_head = model.lm_head.weight.detach().to(device)
@@ -237,67 +237,74 @@ class GpuLayers:
 
     def _many_experts(self, layer: GpuLayer, stream: Tensor, update: Tensor, total: Tensor) -> ExpertOutputs:
         """total = stream + update; the experts of its norm."""
-        routing = self._route(layer, stream, update, total, tile_size=MANY_TOKENS, placed=None)
-        normed, F = routing.normed, self.config.intermediate_size
-        hidden = torch.empty(routing.buffers.num_pairs, F, dtype=torch.bfloat16, device=self.device)
+        T, D = stream.shape
+        routing = self._routing(T, tile_size=MANY_TOKENS)
+        normed = torch.empty_like(stream)
+        residual_norm(
+            stream,
+            num_tokens=T,
+            norm=layer.mlp_norm,
+            eps=self.config.rms_norm_eps,
+            update=update,
+            stream=total,
+            normed=normed,
+        )
+        route_many(normed, weight=layer.router, bias=layer.router_bias, out=routing)
+        num_pairs, F = routing.num_pairs, self.config.intermediate_size
+        hidden = torch.empty(num_pairs, F, dtype=torch.bfloat16, device=self.device)
         gate_up_many(
             normed,
             packed=layer.gate_up,
             bias=layer.gate_up_bias,
-            routing=routing.buffers,
+            routing=routing,
             alpha=self.config.swiglu_alpha,
             limit=self.config.swiglu_limit,
             out=hidden,
         )
-        parts = torch.empty(1, hidden.shape[0], stream.shape[1], dtype=torch.bfloat16, device=self.device)
-        down_many(hidden, packed=layer.down, bias=layer.down_bias, routing=routing.buffers, out=parts)
-        return ExpertOutputs(parts, routing.buffers)
+        parts = torch.empty(1, num_pairs, D, dtype=torch.bfloat16, device=self.device)
+        down_many(hidden, packed=layer.down, bias=layer.down_bias, routing=routing, out=parts)
+        return ExpertOutputs(parts, routing)
 
     def _few_experts(self, layer: GpuLayer, stream: Tensor, update: Tensor, total: Tensor) -> ExpertOutputs:
         """The same for fewer tokens."""
-        config, T = self.config, stream.shape[0]
-        size = choose_tile_size(T, num_experts=config.num_local_experts, num_active=config.num_experts_per_tok)
-        routing = self._route(layer, stream, update, total, tile_size=size, placed=padded_columns(stream.shape[1]))
-        P = routing.buffers.num_pairs
-        hidden = torch.zeros(P, padded_columns(config.intermediate_size), dtype=torch.bfloat16, device=self.device)
-        gate_up_few(
-            routing.normed,
-            packed=layer.gate_up,
-            bias=layer.gate_up_bias,
-            routing=routing.buffers,
-            alpha=config.swiglu_alpha,
-            limit=config.swiglu_limit,
-            out=hidden,
-        )
-        parts = torch.empty(1, P, stream.shape[1], dtype=torch.float32, device=self.device)
-        down_few(hidden, packed=layer.down, bias=layer.down_bias, routing=routing.buffers, out=parts)
-        return ExpertOutputs(parts, routing.buffers)
-
-    def _route(
-        self, layer: GpuLayer, stream: Tensor, update: Tensor, total: Tensor, *, tile_size: int, placed: int | None
-    ) -> _Routed:
         config, (T, D) = self.config, stream.shape
-        buffers = RoutingBuffers(
-            num_tokens=T,
-            num_experts=config.num_local_experts,
-            num_active=config.num_experts_per_tok,
-            tile_size=tile_size,
-            device=self.device,
-        )
-        normed = torch.empty(T, placed or D, dtype=torch.bfloat16, device=self.device)
+        size = choose_tile_size(T, num_experts=config.num_local_experts, num_active=config.num_experts_per_tok)
+        routing = self._routing(T, tile_size=size)
+        placed = torch.empty(T, padded_columns(D), dtype=torch.bfloat16, device=self.device)
         norm_and_route(
             stream,
             norm=layer.mlp_norm,
             eps=config.rms_norm_eps,
             weight=layer.router,
             bias=layer.router_bias,
-            out=buffers,
-            normed=normed,
+            out=routing,
+            normed=placed,
             update=update,
             total=total,
-            is_placed=placed is not None,
         )
-        return _Routed(buffers, normed)
+        width = padded_columns(config.intermediate_size)
+        hidden = torch.zeros(routing.num_pairs, width, dtype=torch.bfloat16, device=self.device)
+        gate_up_few(
+            placed,
+            packed=layer.gate_up,
+            bias=layer.gate_up_bias,
+            routing=routing,
+            alpha=config.swiglu_alpha,
+            limit=config.swiglu_limit,
+            out=hidden,
+        )
+        parts = torch.empty(1, routing.num_pairs, D, dtype=torch.float32, device=self.device)
+        down_few(hidden, packed=layer.down, bias=layer.down_bias, routing=routing, out=parts)
+        return ExpertOutputs(parts, routing)
+
+    def _routing(self, num_tokens: int, *, tile_size: int) -> RoutingBuffers:
+        return RoutingBuffers(
+            num_tokens=num_tokens,
+            num_experts=self.config.num_local_experts,
+            num_active=self.config.num_experts_per_tok,
+            tile_size=tile_size,
+            device=self.device,
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden bfloat16 [N, D] -> float32 [N, V]."""

@@ -14,6 +14,8 @@ from ossia.kernels._cuda.driver import Grid
 from ossia.kernels.gpu.routing import RoutingBuffers
 from ossia.kernels.rope import RopeTables
 
+_MANY = 256
+
 
 class ExpertOutputs(NamedTuple):
     """What `down_few` or `down_many` wrote, [splits, P, D] float32 or bfloat16 in sorted order, and the order."""
@@ -53,7 +55,8 @@ def residual_norm(
         parts, positions = experts.parts, experts.routing.pair_position
         is_wide = parts.dtype == torch.float32
         active, (splits, pairs) = experts.routing.num_active, parts.shape[:2]
-    threads = min(1024, -(-D // 128) * 32)
+    # A few tokens: each as fast as can be. Many: several blocks a multiprocessor, which hide each other's waiting.
+    threads = min(1024 if num_tokens < _MANY else 256, -(-D // 128) * 32)
     driver.load_kernel("residual", "residual_norm", base.device).launch(
         Grid(num_tokens),
         threads=threads,

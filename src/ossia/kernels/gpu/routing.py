@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 
 import torch
 from torch import Tensor
@@ -23,10 +22,12 @@ _WARPS = 8
 
 
 def choose_tile_size(num_tokens: int, *, num_experts: int, num_active: int) -> int:
-    """The smallest tile that holds nearly every expert's tokens (2.5 deviations above the mean), if any does."""
+    """The smallest tile that holds an expert's tokens on average, as measured on an H100.
+
+    An expert with more has two tiles, whose weights the second finds in the L2.
+    """
     mean = num_tokens * num_active / num_experts
-    most = min(num_tokens, mean + 2.5 * math.sqrt(mean))
-    return next((size for size in TILE_SIZES if size >= most), TILE_SIZES[-1])
+    return next((size for size in TILE_SIZES if size >= mean), TILE_SIZES[-1])
 
 
 class RoutingBuffers:
@@ -114,7 +115,6 @@ def norm_and_route(
     normed: Tensor,
     update: Tensor | None = None,
     total: Tensor | None = None,
-    is_placed: bool = True,
 ) -> None:
     """Normalise the stream, choose each token's experts and list the experts' work.
 
@@ -128,7 +128,6 @@ def norm_and_route(
         normed: [N, D up to a multiple of 64], written as the experts' kernels want it (experts.place_tokens_torch).
         update: [N, D] to be added to the stream first, the sum being rounded to bfloat16.
         total: [N, D], written with that sum; not the stream itself.
-        is_placed: else `normed` is [N, D] and plain, as `gate_up_many` wants it.
     """
     N, D = stream.shape
     E, A = out.num_experts, out.num_active
@@ -138,7 +137,28 @@ def norm_and_route(
         Grid(-(-E // _WARPS), N),
         threads=_WARPS * 32,
         shared=4 * D + 256 + 8 * E,
-        args=(stream, update, total, norm, normed, weight, bias, struct, D, E, A, out.tile_size, int(is_placed), eps),
+        args=(stream, update, total, norm, normed, weight, bias, struct, D, E, A, out.tile_size, eps),
+    )
+
+
+def route_many(normed: Tensor, *, weight: Tensor, bias: Tensor, out: RoutingBuffers) -> None:
+    """As `norm_and_route`, for many tokens that are normalised already: normed bfloat16 [T, D], plain."""
+    T, (E, A), P = normed.shape[0], (out.num_experts, out.num_active), out.num_pairs
+    if normed.is_cuda:
+        torch.mm(normed, weight.T, out_dtype=torch.float32, out=out.logits)
+    else:
+        torch.mm(normed.float(), weight.float().T, out=out.logits)
+    counters = torch.zeros(2 * E + P, dtype=torch.int32, device=normed.device)
+    counts, begins, ranks = counters.split([E, E, P])
+    struct = _RouteOut(*(getattr(out, name).data_ptr() for name, _ in _RouteOut._fields_))
+    driver.load_kernel("router", "choose_many", normed.device).launch(
+        Grid(-(-T // _WARPS)),
+        threads=_WARPS * 32,
+        shared=8 * E + 16,
+        args=(out.logits, bias, struct, counts, begins, ranks, T, E, A, out.tile_size),
+    )
+    driver.load_kernel("router", "place_pairs", normed.device).launch(
+        Grid(-(-P // 256)), threads=256, args=(struct, begins, ranks, P)
     )
 
 

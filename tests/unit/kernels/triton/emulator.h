@@ -128,6 +128,7 @@ DEVICE float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 DEVICE uint4 load_stream(const void* p) { return *(const uint4*)p; }
 DEVICE uint4 load_fresh(const void* p) { return *(const uint4*)p; }
 DEVICE u32 load_fresh_u32(const void* p) { return *(const u32*)p; }
+DEVICE uint2 load_fresh_u64(const void* p) { return *(const uint2*)p; }
 DEVICE i64 load_fresh_i64(const void* p) { return *(const i64*)p; }
 DEVICE u32 load_acquire(const u32* p) {
   emulator::yield();

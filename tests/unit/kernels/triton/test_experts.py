@@ -19,9 +19,8 @@ from ossia.kernels.gpu.experts import (
     padded_columns,
     place_tokens_torch,
 )
-from ossia.kernels.gpu.routing import RoutingBuffers, norm_and_route
+from ossia.kernels.gpu.routing import RoutingBuffers, norm_and_route, route_many
 from ossia.kernels.mxfp4 import Mxfp4, unpack_mxfp4
-from ossia.kernels.rms_norm import rms_norm_torch
 
 ALPHA, LIMIT = 1.702, 7.0
 
@@ -120,6 +119,25 @@ def reference(
     return expert_mlp_torch(x.float(), experts=wide, indices=indices, weights=weights, alpha=ALPHA, limit=LIMIT)
 
 
+def check_routing(routing: RoutingBuffers, *, x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """The best experts, and each pair once in its expert's tiles."""
+    T, A, P = x.shape[0], routing.num_active, routing.num_pairs
+    logits = x.float() @ weight.float().T + bias.float()
+    top, indices = torch.topk(logits, A, dim=-1)
+    assert torch.equal(routing.pair_expert[:P].view(T, A).cpu().long(), indices)
+    torch.testing.assert_close(routing.pair_weight.view(T, A).cpu(), torch.softmax(top, dim=-1), rtol=1e-3, atol=1e-4)
+    order, position = routing.sorted_pair[:P].cpu().long(), routing.pair_position[:P].cpu().long()
+    assert torch.equal(order[position], torch.arange(P))
+    seen = 0
+    for tile in range(int(routing.num_tiles)):
+        begin, count = int(routing.tile_begin[tile]), int(routing.tile_count[tile])
+        assert begin == seen
+        experts = routing.pair_expert.cpu().long()[order[begin : begin + count]]
+        assert bool((experts == int(routing.tile_expert[tile])).all())
+        seen += count
+    assert seen == P
+
+
 @pytest.mark.parametrize(
     ("T", "E", "A", "D", "F"), [(5, 3, 2, 64, 32), (150, 2, 1, 96, 64), (40, 2, 2, 32, 160), (300, 3, 2, 224, 64)]
 )
@@ -133,10 +151,10 @@ def test_many_tokens_match_float32(device: torch.device, T: int, E: int, A: int,
     down_bias = torch.randn(E, D, generator=generator).bfloat16()
     on = x.to(device)
     routing = RoutingBuffers(num_tokens=T, num_experts=E, num_active=A, tile_size=MANY_TOKENS, device=device)
-    weight = torch.randn(E, D, generator=generator).to(on)
-    norm, bias, normed = torch.ones(D).to(on), torch.zeros(E).to(on), torch.empty_like(on)
-    norm_and_route(on, norm=norm, eps=1e-5, weight=weight, bias=bias, out=routing, normed=normed, is_placed=False)
-    torch.testing.assert_close(normed.cpu(), rms_norm_torch(x, weight=norm.cpu(), eps=1e-5), rtol=2**-7, atol=0)
+    weight, bias = torch.randn(E, D, generator=generator).to(on), torch.randn(E, generator=generator).to(on)
+    for _ in range(2):  # the counter must be back at zero
+        route_many(on, weight=weight, bias=bias, out=routing)
+    check_routing(routing, x=x, weight=weight.cpu(), bias=bias.cpu())
     packed = [pack_experts(w.blocks.to(device), scales=w.scales.to(device)) for w in (gate_up, down)]
     hidden = torch.full((T * A, F), float("nan"), dtype=torch.bfloat16, device=device)
     gate_up_many(
