@@ -1,6 +1,6 @@
 """A TurnConstraint as Lark: everything that the model may write behind the prompt's `<|start|>assistant`.
 
-    turn:    (thought "<|start|>assistant")* (calls | answer)
+    turn:    (thought "<|start|>assistant"){0,16} (calls | answer)
     thought: "<|channel|>analysis<|message|>" TEXT "<|end|>" | "<|channel|>commentary<|message|>" TEXT "<|end|>"
     calls:   call ("<|start|>assistant" call)* ["<|start|>" the beginning of a tool's message]
     call:    header of a tool, its arguments, "<|call|>"
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
     from ossia.engine.constraint import OutputGrammar, TurnConstraint
     from ossia.harmony.tokenizer import Tokenizer
+
+MAX_THOUGHTS = 16
+"""Messages of reasoning and preambles in a turn. A model that cannot do what is required of it would otherwise fill its
+context with them."""
 
 
 class GrammarText(NamedTuple):
@@ -82,7 +86,7 @@ class _TurnWriter:
 
     def _turn(self) -> str:
         constraint = self._constraint
-        lead = "(thought open)*" if self._kinds_of_thought() else ""
+        lead = f"(thought open){{0,{MAX_THOUGHTS}}}" if self._kinds_of_thought() else ""
         if constraint.reasoning is Reasoning.REQUIRED:
             lead = f"analysis open {lead}"
         ends = ["calls"] if constraint.num_calls else []
