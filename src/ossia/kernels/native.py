@@ -35,6 +35,7 @@ from ossia.kernels._native.build import (
 from ossia.kernels.mxfp4 import BLOCK, Mxfp4
 
 KIND_F32, KIND_BF16, KIND_MXFP4, KIND_Q8 = range(4)
+WAYS = ("many", "few", "fine")
 _KINDS = {torch.float32: KIND_F32, torch.bfloat16: KIND_BF16}
 _FAILURES = {
     1: "an argument is out of range",
@@ -322,23 +323,25 @@ def c_matrix(weight: Weight, bias: Tensor | None = None, *, name: str = "weight"
     return CMatrix(tensors[0].data_ptr(), scales, pointer, kind, rows, cols, 0)
 
 
-def matmul(x: Tensor, *, weight: Weight, bias: Tensor | None = None, few_tokens: bool = True) -> Tensor:
+def matmul(x: Tensor, *, weight: Weight, bias: Tensor | None = None, way: str = "few") -> Tensor:
     """x [T, D] times weight [R, D] transposed, plus bias: float32 [T, R].
 
     Args:
         x: any float dtype; used as float32.
         weight: float32, bfloat16, MXFP4 or 8 bits.
         bias: [R].
-        few_tokens: by the kernels of decoding, which lose nothing of x that float32 sums would show; otherwise by those
-            of prefill, which round x to bfloat16 on the level amx (not for float32 weights).
+        way: which kernels: those for "few" tokens; those for "many", which on the level amx round x to bfloat16 (not
+            for float32 weights); or "fine", those for many with what the rounding took as a second product.
     """
+    if way not in WAYS:
+        raise InvalidInputError(f"way is {way!r}; allowed: {', '.join(WAYS)}", param="way")
     x = x.detach().float().contiguous()
     bias = None if bias is None else bias.detach().float().contiguous()
     matrix = c_matrix(weight, bias)
     if x.dim() != 2 or x.shape[1] != matrix.cols:
         raise InvalidInputError(f"x has shape {list(x.shape)}; allowed: [T, {matrix.cols}]", param="x")
     out = torch.empty(x.shape[0], matrix.rows)
-    status = require().ossia_matmul(ctypes.byref(matrix), x.data_ptr(), x.shape[0], int(few_tokens), out.data_ptr())
+    status = require().ossia_matmul(ctypes.byref(matrix), x.data_ptr(), x.shape[0], WAYS.index(way), out.data_ptr())
     check_status(status)
     return out
 

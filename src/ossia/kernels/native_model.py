@@ -4,10 +4,10 @@
 paged cache of keys and values, or a contiguous one seen as a single page.
 
 What a step computes in: the residual stream and everything between products is float32 (torch rounds to the model's
-dtype after each operation). A step of up to 16 tokens, or any step of an `exact` model, multiplies float32 activations
-with bfloat16 weights, and 16-bit block-scaled activations with MXFP4 and 8-bit weights; larger steps round activations
-to bfloat16 on the level amx and stay in float32 on the others. Within either way a token's results are the same
-whatever else is in the step, to the bit.
+dtype after each operation). A step of up to 8 tokens, or any step of an `exact` model, multiplies float32 activations
+with bfloat16 weights, and 16-bit block-scaled activations with MXFP4 and 8-bit weights. Larger steps stay in float32,
+but on the level amx: there activations have 16 significant bits up to 64 tokens, and are bfloat16 beyond. Within each
+of these ways a token's results are the same whatever else is in the step, to the bit.
 """
 
 # T tokens, N sequences, D model, H heads, K KV heads, C head dim, L layers, E experts, A active experts, V vocabulary,
@@ -205,6 +205,14 @@ class NativeModel:
         step.chosen = None if chosen is None else chosen.data_ptr()
         check_status(self.library.ossia_forward(ctypes.byref(self._model), ctypes.byref(step)))
         return NativeOutput(hidden, logits)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states float32 [R, D], as `step` gives them, -> float32 [R, V], with lm_head as this model has it."""
+        hidden = hidden.contiguous()
+        out = torch.empty(hidden.shape[0], self.config.vocab_size)
+        head = ctypes.byref(self._model.lm_head)
+        check_status(self.library.ossia_matmul(head, hidden.data_ptr(), hidden.shape[0], 1, out.data_ptr()))
+        return out
 
     def run_layers(self, x: Tensor, *, batch: NativeBatch, first: int, last: int) -> None:
         """Layers first to last (half open) on the residual stream x, float32 [T, D], in place."""

@@ -39,10 +39,12 @@ DENSE_SHAPES = [(1, 5, 1), (3, 9, 17), (4, 33, 31), (7, 12, 33), (18, 37, 47), (
 
 # Relative to the largest output. Float32 and bfloat16 weights: sums of D products in float32. MXFP4 and Q8: activations
 # have 16 bits for the largest of 32, so a product is off by at most 2^-16 of it, and these add up at random.
-# Prefill on amx rounds activations to bfloat16, 2^-9 each at most, and Q8 weights too.
+# On amx, products for many round activations to bfloat16, 2^-9 each at most, fine ones to twice as many bits; both
+# round Q8 weights to bfloat16.
 FEW_BOUND = {"float32": 2e-6, "bfloat16": 2e-6, "mxfp4": 1e-4, "q8": 1e-4}
 MANY_BOUND = 2e-6
 MANY_BOUND_AMX = 8e-3
+FINE_BOUND_AMX = {"bfloat16": 4e-5, "mxfp4": 4e-5, "q8": 8e-3}
 
 
 @pytest.fixture(autouse=True)
@@ -74,64 +76,65 @@ def widen_q8(weight: Q8) -> Tensor:
     return (weight.data.double().unflatten(-1, (-1, 32)) * weight.scales.double()[..., None]).flatten(-2)
 
 
-def product_error(kind: str, shape: tuple[int, int, int], *, few_tokens: bool) -> float:
+def product_error(kind: str, shape: tuple[int, int, int], *, way: str) -> float:
     T, R, D = shape
     generator = torch.Generator().manual_seed(T * R + D)
     x, w, bias = (torch.randn(size, generator=generator) for size in ((T, D), (R, D), (R,)))
     x *= torch.logspace(-2, 1, D)  # of very different sizes
     weight, meant = make_weight(kind, w)
-    got = native.matmul(x, weight=weight, bias=bias, few_tokens=few_tokens)
+    got = native.matmul(x, weight=weight, bias=bias, way=way)
     wanted = x.double() @ meant.T + bias.double()
     return float((got - wanted).abs().max() / wanted.abs().max())
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("few_tokens", [True, False])
-def test_products_equal_float64(level: str, kind: str, few_tokens: bool) -> None:
+@pytest.mark.parametrize("way", native.WAYS)
+def test_products_equal_float64(level: str, kind: str, way: str) -> None:
     use_level(level)
     shapes = SHAPES if kind in ("mxfp4", "q8") else SHAPES + DENSE_SHAPES
-    is_rounded = level == "amx" and kind != "float32"
-    bound = FEW_BOUND[kind] if few_tokens else MANY_BOUND_AMX if is_rounded else MANY_BOUND
-    errors = {shape: product_error(kind, shape, few_tokens=few_tokens) for shape in shapes}
+    bound = FEW_BOUND[kind] if way == "few" else MANY_BOUND
+    if level == "amx" and way != "few" and kind != "float32":
+        bound = MANY_BOUND_AMX if way == "many" else FINE_BOUND_AMX[kind]
+    errors = {shape: product_error(kind, shape, way=way) for shape in shapes}
     assert max(errors.values()) <= bound, errors
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("few_tokens", [True, False])
-def test_a_token_does_not_depend_on_the_others(level: str, kind: str, few_tokens: bool) -> None:
+@pytest.mark.parametrize("way", native.WAYS)
+def test_a_token_does_not_depend_on_the_others(level: str, kind: str, way: str) -> None:
     use_level(level)
     x, w = torch.randn(37, 96), torch.randn(43, 96)
     weight, _ = make_weight(kind, w)
-    whole = native.matmul(x, weight=weight, few_tokens=few_tokens)
+    whole = native.matmul(x, weight=weight, way=way)
     for start, stop in ((0, 1), (3, 5), (7, 23), (20, 37)):
-        assert torch.equal(native.matmul(x[start:stop], weight=weight, few_tokens=few_tokens), whole[start:stop])
+        assert torch.equal(native.matmul(x[start:stop], weight=weight, way=way), whole[start:stop])
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("few_tokens", [True, False])
-def test_every_code_and_scale_of_mxfp4(level: str, few_tokens: bool) -> None:
+@pytest.mark.parametrize("way", native.WAYS)
+def test_every_code_and_scale_of_mxfp4(level: str, way: str) -> None:
     """A product with unit vectors gives each weight back, for all 16 codes and all scales but the extreme ones."""
     use_level(level)
     scales = torch.arange(252, dtype=torch.uint8)[:, None]  # beyond, 6 times the scale overflows
     blocks = torch.tensor([(code * 17) % 256 for code in range(16)], dtype=torch.uint8).expand(252, 1, 16).contiguous()
     meant = unpack_mxfp4(blocks, scales=scales, dtype=torch.float32)
-    got = native.matmul(torch.eye(32), weight=Mxfp4(blocks, scales), few_tokens=few_tokens).T
+    got = native.matmul(torch.eye(32), weight=Mxfp4(blocks, scales), way=way).T
     # Weights below float32's normal range may come as zero; decoding multiplies both scales first, which is 2^-16 less.
-    floor = 2.0**-104 if few_tokens else 2.0**-126
+    floor = 2.0**-104 if way == "few" else 2.0**-126
     normal = meant.abs() >= floor
     torch.testing.assert_close(got[normal], meant[normal], rtol=2e-7, atol=0)
     assert got[~normal].abs().max() < floor
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("few_tokens", [True, False])
-def test_a_broken_scale_is_seen(level: str, few_tokens: bool) -> None:
+@pytest.mark.parametrize("way", native.WAYS)
+def test_a_broken_scale_is_seen(level: str, way: str) -> None:
     use_level(level)
     packed = pack_mxfp4(torch.randn(40, 64))
     packed.scales[5, 1] = 255
-    out = native.matmul(torch.randn(3, 64), weight=packed, few_tokens=few_tokens)
+    out = native.matmul(torch.randn(3, 64), weight=packed, way=way)
     is_broken = ~out.isfinite().all(dim=0)
     assert is_broken.nonzero().flatten().tolist() == [5]
 
@@ -196,6 +199,8 @@ def test_wrong_input_is_refused() -> None:
         native.matmul(torch.randn(2, 9), weight=w)
     with pytest.raises(InvalidInputError, match="float32 and bfloat16"):
         native.matmul(x, weight=w.double())
+    with pytest.raises(InvalidInputError, match="allowed: many, few, fine"):
+        native.matmul(x, weight=w, way="fast")
     with pytest.raises(InvalidInputError, match="contiguous"):
         native.matmul(x, weight=torch.randn(8, 3).T)
     with pytest.raises(InvalidInputError, match="multiple of 32"):

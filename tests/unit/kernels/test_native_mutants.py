@@ -113,4 +113,5 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
         UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1",
     )
     assert outcome.returncode == 0, outcome.stdout[-4000:] + outcome.stderr[-8000:]
+    assert " passed" in outcome.stdout
     assert "runtime error" not in outcome.stderr

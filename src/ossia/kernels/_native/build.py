@@ -45,7 +45,13 @@ LEVEL_FLAGS: dict[str, tuple[str, ...]] = {
 LEVEL_WARNINGS = ("-Wno-unused-function", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 X86_ONLY = ("level_avx2.cpp", "level_avx512.cpp", "level_amx.cpp")
 ARM_ONLY = ("level_neon.cpp",)
-SANITIZE_FLAGS = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-fno-sanitize-recover=undefined")
+SANITIZE_FLAGS = (
+    "-O1",
+    "-fsanitize=address,undefined",
+    "-fno-omit-frame-pointer",
+    "-g",
+    "-fno-sanitize-recover=undefined",
+)
 
 
 class BuildResult(NamedTuple):

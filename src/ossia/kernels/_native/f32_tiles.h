@@ -38,10 +38,10 @@ void widen_q8(const uint8_t* data, const uint8_t* scales, int blocks, float* out
     }
 }
 
-size_t f32_tile_bytes(int, int cols) { return (size_t)kTokenTile * round_up(cols, 2 * W) * sizeof(float); }
+size_t f32_tile_bytes(int, int cols, bool) { return (size_t)kTokenTile * round_up(cols, 2 * W) * sizeof(float); }
 size_t f32_stage_bytes(int, int cols) { return (size_t)kRowGroup * round_up(cols, 2 * W) * sizeof(float); }
 
-void f32_pack_tile(int kind, const float* const* x, int num_tokens, int cols, void* tile) {
+void f32_pack_tile(int kind, const float* const* x, int num_tokens, int cols, bool, void* tile) {
     const int padded = round_up(cols, 2 * W);
     for (int t = 0; t < kTokenTile; ++t) {
         float* row = (float*)tile + (size_t)t * padded;
@@ -64,8 +64,8 @@ void f32_pack_tile(int kind, const float* const* x, int num_tokens, int cols, vo
 using WidenMxfp4 = void (*)(const uint8_t* data, const uint8_t* scales, int blocks, float* out);
 
 template <WidenMxfp4 widen_mxfp4>
-void f32_multiply_tiles(const Rows& rows, int first, int num_rows, const void* tiles, int num_tiles, void* stage,
-                        float* c, size_t ld) {
+void f32_multiply_tiles(const Rows& rows, int first, int num_rows, const void* tiles, int num_tiles, bool,
+                        void* stage, float* c, size_t ld) {
     const int padded = round_up(rows.cols, 2 * W);
     float* wide = (float*)stage;
     for (int r = 0; r < num_rows; ++r) {

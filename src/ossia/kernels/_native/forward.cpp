@@ -1,10 +1,10 @@
 // A step through whole layers: each thread of the team runs the same function and meets the others at barriers.
 //
 // The residual stream and everything between the products is float32. A step of up to kFewTokens tokens, or any step of
-// an exact model, runs the products for few tokens; others run those for many. Within either way a token's results do
-// not depend on the rest of the step.
-#include "dispatch.h"
+// an exact model, runs the products for few tokens; others run those for many, up to kFineTokens finely. Within each of
+// these ways a token's results do not depend on the rest of the step.
 #include "attend.h"
+#include "dispatch.h"
 #include "experts.h"
 #include "plan.h"
 #include "products.h"
@@ -67,11 +67,12 @@ void layer_many(Run& run, Team& team, int thread, const OssiaLayer& layer, int i
     const size_t width = (size_t)(run.H + 2 * run.K) * run.C;
     float* norm = scratch<float>(run, thread, run.offset_norm);
     team.barrier();
-    pack_tiles(run, team, layer.qkv.kind, D, T, [&](int i, int t) {
+    pack_tiles(run, team, layer.qkv.kind, D, T, run.is_fine, [&](int i, int t) {
         run.k.rms_norm(run.x + (size_t)t * D, layer.attn_norm, D, run.model.eps, norm + (size_t)i * D);
         return norm + (size_t)i * D;
     });
-    multiply_many(run, team, thread, layer.qkv, T, [&](int first, int num_rows, int token, int count, float* c) {
+    multiply_many(run, team, thread, layer.qkv, T, run.is_fine,
+                  [&](int first, int num_rows, int token, int count, float* c) {
         for (int t = 0; t < count; ++t) {
             float* out = run.qkv + (size_t)(token + t) * width + first;
             for (int r = 0; r < num_rows; ++r) out[r] = c[(size_t)r * kSumsStride + t];
@@ -81,9 +82,10 @@ void layer_many(Run& run, Team& team, int thread, const OssiaLayer& layer, int i
     team.barrier_each(T, [&](int t) { rope_and_write(run, layer, index, t); });
     attend_all(run, team, thread, run.qkv, width, layer.sinks, layer.window, layer.group, index, run.attended);
     team.barrier();
-    pack_tiles(run, team, layer.out.kind, layer.out.cols, T,
+    pack_tiles(run, team, layer.out.kind, layer.out.cols, T, run.is_fine,
                [&](int, int t) { return run.attended + (size_t)t * layer.out.cols; });
-    multiply_many(run, team, thread, layer.out, T, [&](int first, int num_rows, int token, int count, float* c) {
+    multiply_many(run, team, thread, layer.out, T, run.is_fine,
+                  [&](int first, int num_rows, int token, int count, float* c) {
         const float* bias = layer.out.bias;
         for (int t = 0; t < count; ++t) {
             float* out = run.x + (size_t)(token + t) * D + first;
@@ -134,8 +136,10 @@ void finish(Run& run, Team& team, int thread) {
         });
         return;  // the end of the run is the last barrier
     }
-    pack_tiles(run, team, head.kind, D, num_out, [&](int, int t) { return rows + (size_t)t * D; });
-    multiply_many(run, team, thread, head, num_out, [&](int first, int num_rows, int token, int count, float* c) {
+    const bool is_fine = num_out <= kFineTokens;
+    pack_tiles(run, team, head.kind, D, num_out, is_fine, [&](int, int t) { return rows + (size_t)t * D; });
+    multiply_many(run, team, thread, head, num_out, is_fine,
+                  [&](int first, int num_rows, int token, int count, float* c) {
         for (int t = 0; t < count; ++t) {
             float* out = logits + (size_t)(token + t) * run.V + first;
             for (int r = 0; r < num_rows; ++r) out[r] = c[(size_t)r * kSumsStride + t];
@@ -164,6 +168,7 @@ void run_thread(Team& team, int thread, void* argument) {
 Run make_run(const OssiaModel& m, const OssiaStep& s) {
     Run run{m, s, current_kernels()};
     run.is_few = s.num_tokens <= kFewTokens || m.exact != 0;
+    run.is_fine = s.num_tokens <= kFineTokens;
     run.T = s.num_tokens;
     run.D = m.dim, run.H = m.heads, run.K = m.kv_heads, run.C = m.head_dim;
     run.E = m.experts, run.A = m.active, run.F = m.hidden, run.V = m.vocab;
@@ -212,9 +217,10 @@ void matmul_thread(Team& team, int thread, void* argument) {
             }
         });
     } else {
-        pack_tiles(run, team, matrix.kind, matrix.cols, run.T,
+        pack_tiles(run, team, matrix.kind, matrix.cols, run.T, run.is_fine,
                    [&](int, int t) { return call.x + (size_t)t * matrix.cols; });
-        multiply_many(run, team, thread, matrix, run.T, [&](int first, int num_rows, int token, int count, float* c) {
+        multiply_many(run, team, thread, matrix, run.T, run.is_fine,
+                  [&](int first, int num_rows, int token, int count, float* c) {
             for (int t = 0; t < count; ++t) {
                 float* out = call.out + (size_t)(token + t) * matrix.rows + first;
                 for (int r = 0; r < num_rows; ++r) out[r] = c[(size_t)r * kSumsStride + t];
@@ -255,18 +261,18 @@ int32_t ossia_attention(const OssiaModel* model, const OssiaStep* step, const fl
     return OSSIA_OK;
 }
 
-int32_t ossia_matmul(const OssiaMatrix* matrix, const float* x, int32_t num_tokens, int32_t few_tokens, float* out) {
+int32_t ossia_matmul(const OssiaMatrix* matrix, const float* x, int32_t num_tokens, int32_t way, float* out) {
     if (num_tokens <= 0) return num_tokens == 0 ? OSSIA_OK : OSSIA_BAD_ARGUMENT;
     OssiaModel model{};
     model.heads = model.kv_heads = model.head_dim = model.dim = model.active = model.experts = 1;
-    model.exact = few_tokens;
     OssiaStep step{};
     step.num_tokens = num_tokens;
     StepLock lock;
     Run run = make_run(model, step);
-    run.is_few = few_tokens != 0;
+    run.is_few = way == OSSIA_FEW;
+    run.is_fine = way == OSSIA_FINE;
     Needs needs;
-    needs.product(run, *matrix, num_tokens, ceil_div(num_tokens, kTokenTile), run.is_few);
+    needs.product(run, *matrix, num_tokens, ceil_div(num_tokens, kTokenTile), run.is_few, run.is_fine);
     step_space.begin();
     const size_t packed = step_space.plan(needs.packed + 64);
     size_t threads = 0;

@@ -12,7 +12,8 @@ namespace ossia {
 
 constexpr int kRowGroup = 32;   // output rows that a prefill product makes at a time
 constexpr int kTokenTile = 16;  // tokens that are packed together for a prefill product
-constexpr int kFewTokens = 16;  // up to so many tokens a step is decoding
+constexpr int kFewTokens = 8;   // up to so many tokens a step runs the products for few
+constexpr int kFineTokens = 64; // up to so many, those for many keep 16 bits of the activations' significands
 constexpr int kBlock = 32;      // values that share a scale, in MXFP4 and Q8
 constexpr int kKeyBlock = 64;   // keys that attention takes at a time, from positions that are multiples of it
 
@@ -81,12 +82,14 @@ struct Kernels {
                      size_t ld);
 
     // Products for many tokens: tiles of up to 16 tokens are packed, then row groups are multiplied with all tiles.
-    size_t (*tile_bytes)(int kind, int cols);
-    void (*pack_tile)(int kind, const float* const* x, int num_tokens, int cols, void* tile);
+    // is_fine: activations that are rounded keep what the rounding took in a second tile.
+    size_t (*tile_bytes)(int kind, int cols, bool is_fine);
+    void (*pack_tile)(int kind, const float* const* x, int num_tokens, int cols, bool is_fine, void* tile);
     size_t (*stage_bytes)(int kind, int cols);
-    // c[r * ld + t] for num_rows <= 32 rows from `first` and tokens of num_tiles tiles.
-    void (*multiply_tiles)(const Rows& rows, int first, int num_rows, const void* tiles, int num_tiles, void* stage,
-                           float* c, size_t ld);
+    // c[r * ld + t] for num_rows <= 32 rows from `first` and tokens of num_tiles tiles; c has room for 32 rows, and for
+    // twice the tiles where is_fine.
+    void (*multiply_tiles)(const Rows& rows, int first, int num_rows, const void* tiles, int num_tiles, bool is_fine,
+                           void* stage, float* c, size_t ld);
     void (*thread_begin)();  // called on each thread before multiply_tiles is used
     void (*thread_end)();
 

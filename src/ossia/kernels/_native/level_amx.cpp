@@ -3,7 +3,8 @@
 // A product for many tokens is made as y^T = w x^T. The first operand's tiles are 16 rows of the matrix by 32 columns,
 // the second's 16 pairs of columns by 16 tokens. Weights are laid out as tiles once for a group of 32 rows (MXFP4 is
 // decoded on the way, exactly: bfloat16 holds every value times every scale) and used for all tokens; sums are float32.
-// Activations are rounded to bfloat16. Matrices in float32 stay with the float32 product.
+// Activations are rounded to bfloat16; fine products add a second product, with what that took. Matrices in float32
+// stay with the float32 product.
 #if defined(__x86_64__)
 #include "avx512.h"
 
@@ -16,8 +17,9 @@ constexpr size_t kTileBytes = 16 * 64;
 
 inline bool is_tiled(int kind) { return kind != OSSIA_F32; }
 
-size_t amx_tile_bytes(int kind, int cols) {
-    return is_tiled(kind) ? (size_t)kTokenTile * round_up(cols, 64) * 2 : f32_tile_bytes(kind, cols);
+size_t amx_tile_bytes(int kind, int cols, bool is_fine) {
+    if (!is_tiled(kind)) return f32_tile_bytes(kind, cols, is_fine);
+    return (size_t)kTokenTile * round_up(cols, 64) * 2 * (is_fine ? 2 : 1);
 }
 
 size_t amx_stage_bytes(int kind, int cols) {
@@ -25,9 +27,13 @@ size_t amx_stage_bytes(int kind, int cols) {
 }
 
 inline __m256i to_bf16(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+inline __m512 from_bf16(__m256i x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
 
 // 64 columns of a token, in the order in which tiles hold them: as they come, or for MXFP4 the even ones and the odd.
-inline void order_columns(int kind, const float* x, int left, uint16_t* out) {
+// is_rest: what rounding to bfloat16 takes from them instead.
+inline void order_columns(int kind, const float* x, int left, bool is_rest, uint16_t* out) {
     float padded[64];
     if (left < 64) {
         memset(padded, 0, sizeof padded);
@@ -43,21 +49,20 @@ inline void order_columns(int kind, const float* x, int left, uint16_t* out) {
         const __m512 c = _mm512_permutex2var_ps(v[0], odd, v[1]), d = _mm512_permutex2var_ps(v[2], odd, v[3]);
         v[0] = a, v[1] = b, v[2] = c, v[3] = d;
     }
-    for (int i = 0; i < 4; ++i) _mm256_storeu_si256((__m256i*)(out + 16 * i), to_bf16(v[i]));
+    for (int i = 0; i < 4; ++i) {
+        if (is_rest) v[i] = _mm512_sub_ps(v[i], from_bf16(to_bf16(v[i])));
+        _mm256_storeu_si256((__m256i*)(out + 16 * i), to_bf16(v[i]));
+    }
 }
 
 // [pairs of columns][16 tokens][2]: rows of 16 tokens become tiles by transposing pairs.
-void amx_pack_tile(int kind, const float* const* x, int num_tokens, int cols, void* tile) {
-    if (!is_tiled(kind)) {
-        f32_pack_tile(kind, x, num_tokens, cols, tile);
-        return;
-    }
+void pack_part(int kind, const float* const* x, int num_tokens, int cols, bool is_rest, void* tile) {
     uint16_t lines[kTokenTile][64] __attribute__((aligned(64)));
     memset(lines, 0, sizeof lines);
     float* out = (float*)tile;
     for (int c = 0; c < cols; c += 64, out += 32 * kTokenTile) {
         for (int t = 0; t < num_tokens; ++t)
-            order_columns(kind, x[t] + c, cols - c < 64 ? cols - c : 64, lines[t]);
+            order_columns(kind, x[t] + c, cols - c < 64 ? cols - c : 64, is_rest, lines[t]);
         for (int half = 0; half < 2; ++half) {
             vf square[16];
             for (int t = 0; t < 16; ++t) square[t] = load((const float*)(lines[t] + 32 * half));
@@ -65,6 +70,15 @@ void amx_pack_tile(int kind, const float* const* x, int num_tokens, int cols, vo
             for (int k = 0; k < 16; ++k) store(out + (half * 16 + k) * kTokenTile, square[k]);
         }
     }
+}
+
+void amx_pack_tile(int kind, const float* const* x, int num_tokens, int cols, bool is_fine, void* tile) {
+    if (!is_tiled(kind)) {
+        f32_pack_tile(kind, x, num_tokens, cols, is_fine, tile);
+        return;
+    }
+    pack_part(kind, x, num_tokens, cols, false, tile);
+    if (is_fine) pack_part(kind, x, num_tokens, cols, true, (uint8_t*)tile + amx_tile_bytes(kind, cols, false));
 }
 
 // Values of codes as bfloat16, times a power of two by adding to the exponent; zeros stay. Two blocks at a time: lanes
@@ -253,16 +267,12 @@ void tile_product(const Weights& weights, const uint8_t* x, size_t next_tile, in
     }
 }
 
-// c must have room for 32 rows, whatever num_rows. Columns come in blocks whose weights stay in the first-level cache.
+// Columns come in blocks whose weights stay in the first-level cache.
 // Whole groups of bfloat16 rows are used where they lie; others are staged.
-void amx_multiply_tiles(const Rows& rows, int first, int num_rows, const void* tiles, int num_tiles, void* stage,
-                        float* c, size_t ld) {
-    if (!is_tiled(rows.kind)) {
-        f32_multiply_tiles<widen_mxfp4>(rows, first, num_rows, tiles, num_tiles, stage, c, ld);
-        return;
-    }
+void tiled_product(const Rows& rows, int first, int num_rows, const void* tiles, int num_tiles, void* stage, float* c,
+                   size_t ld) {
     const int steps = round_up(rows.cols, 64) / kTileColumns;
-    const size_t next_tile = amx_tile_bytes(rows.kind, rows.cols);
+    const size_t next_tile = amx_tile_bytes(rows.kind, rows.cols, false);
     const Mxfp4Decoder decoder;
     const bool is_direct = rows.kind == OSSIA_BF16 && rows.cols % 64 == 0 && num_rows == kRowGroup;
     for (int step = 0; step < steps; step += kStepsAtOnce) {
@@ -288,6 +298,22 @@ void amx_multiply_tiles(const Rows& rows, int first, int num_rows, const void* t
         if (tile < num_tiles)
             tile_product<1>(weights, x + tile * next_tile, 0, count, step == 0, c + tile * 16, ld, prefetch);
     }
+}
+
+void amx_multiply_tiles(const Rows& rows, int first, int num_rows, const void* tiles, int num_tiles, bool is_fine,
+                        void* stage, float* c, size_t ld) {
+    if (!is_tiled(rows.kind)) {
+        f32_multiply_tiles<widen_mxfp4>(rows, first, num_rows, tiles, num_tiles, is_fine, stage, c, ld);
+        return;
+    }
+    tiled_product(rows, first, num_rows, tiles, is_fine ? 2 * num_tiles : num_tiles, stage, c, ld);
+    if (is_fine)  // each tile is followed by that of its rests
+        for (int r = 0; r < num_rows; ++r)
+            for (int tile = 0; tile < num_tiles; ++tile) {
+                const float* both = c + r * ld + tile * 2 * kTokenTile;
+                _mm512_storeu_ps(c + r * ld + tile * kTokenTile,
+                                 _mm512_add_ps(_mm512_loadu_ps(both), _mm512_loadu_ps(both + kTokenTile)));
+            }
 }
 
 void amx_begin() {

@@ -105,8 +105,11 @@ OSSIA_API int32_t ossia_set_num_threads(int32_t count);
 // Layers first_layer to last_layer of a step, with the embedding before and norm and lm_head behind where asked for.
 OSSIA_API int32_t ossia_forward(const OssiaModel* model, const OssiaStep* step);
 
-// x [T, cols] times a matrix: out [T, rows] with bias. few_tokens: 1 the kernels of decoding, 0 those of prefill.
-OSSIA_API int32_t ossia_matmul(const OssiaMatrix* matrix, const float* x, int32_t num_tokens, int32_t few_tokens,
+// Which kernels multiply: those for many tokens, for few, or for many with finer activations.
+enum OssiaWay { OSSIA_MANY = 0, OSSIA_FEW = 1, OSSIA_FINE = 2 };
+
+// x [T, cols] times a matrix: out [T, rows] with bias.
+OSSIA_API int32_t ossia_matmul(const OssiaMatrix* matrix, const float* x, int32_t num_tokens, int32_t way,
                                float* out);
 OSSIA_API void ossia_rms_norm(const float* x, const float* weight, int32_t num_tokens, int32_t dim, float eps,
                               float* out);

@@ -11,11 +11,12 @@ size_t largest(size_t a, size_t b) { return a > b ? a : b; }
 struct Needs {
     size_t packed = 0, stage = 0;
 
-    void product(const Run& run, const OssiaMatrix& matrix, size_t few_tokens, size_t many_tiles, bool is_few) {
+    void product(const Run& run, const OssiaMatrix& matrix, size_t few_tokens, size_t many_tiles, bool is_few,
+                 bool is_fine) {
         if (is_few) {
             packed = largest(packed, few_tokens * run.k.pack_bytes(matrix.kind, matrix.cols));
         } else {
-            packed = largest(packed, many_tiles * run.k.tile_bytes(matrix.kind, matrix.cols));
+            packed = largest(packed, many_tiles * run.k.tile_bytes(matrix.kind, matrix.cols, is_fine));
             stage = largest(stage, run.k.stage_bytes(matrix.kind, matrix.cols));
         }
     }
@@ -60,15 +61,15 @@ bool prepare(Run& run, Workspace& space) {
     Needs needs;
     for (int i = run.step.first_layer; i < run.step.last_layer; ++i) {
         const OssiaLayer& layer = run.model.layers[i];
-        needs.product(run, layer.qkv, T, tiles, run.is_few);
-        needs.product(run, layer.out, T, tiles, run.is_few);
-        needs.product(run, layer.gate_up, T, expert_tiles, run.is_few);
-        needs.product(run, layer.down, pairs, expert_tiles, run.is_few);
+        needs.product(run, layer.qkv, T, tiles, run.is_few, run.is_fine);
+        needs.product(run, layer.out, T, tiles, run.is_few, run.is_fine);
+        needs.product(run, layer.gate_up, T, expert_tiles, run.is_few, run.is_fine);
+        needs.product(run, layer.down, pairs, expert_tiles, run.is_few, run.is_fine);
     }
     const size_t num_out = run.step.num_out;
     if (run.step.logits != nullptr)
         needs.product(run, run.model.lm_head, num_out, (num_out + kTokenTile - 1) / kTokenTile,
-                      num_out <= kFewTokens || run.model.exact);
+                      num_out <= kFewTokens || run.model.exact, num_out <= kFineTokens);
     space.begin();
     const size_t width = (size_t)(run.H + 2 * run.K) * run.C;
     const size_t x = space.plan(run.step.x == nullptr ? T * run.D * sizeof(float) : 0);

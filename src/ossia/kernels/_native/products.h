@@ -55,35 +55,37 @@ void add_bias(const OssiaMatrix& matrix, int expert, int first, int last, float*
 // sink(first, num_rows, token, count, c): c[r * kSumsStride + t] are the products of rows from `first` and tokens from
 // `token`. Blocks of tokens are outermost, so that their tiles stay in the cache while all rows pass.
 template <class Sink>
-void multiply_many(const Run& run, Team& team, int thread, const OssiaMatrix& matrix, int num_tokens, Sink&& sink) {
+void multiply_many(const Run& run, Team& team, int thread, const OssiaMatrix& matrix, int num_tokens, bool is_fine,
+                   Sink&& sink) {
     const Rows rows = rows_of(matrix, 0);
-    const size_t bytes = run.k.tile_bytes(matrix.kind, matrix.cols);
-    const int tiles = ceil_div(num_tokens, kTokenTile), blocks = ceil_div(tiles, kTilesAtOnce);
+    const size_t bytes = run.k.tile_bytes(matrix.kind, matrix.cols, is_fine);
+    const int at_once = is_fine ? kTilesAtOnce / 2 : kTilesAtOnce;
+    const int tiles = ceil_div(num_tokens, kTokenTile), blocks = ceil_div(tiles, at_once);
     const int groups = ceil_div(matrix.rows, kRowGroup);
     float* c = scratch<float>(run, thread, run.offset_sums);
     uint8_t* stage = scratch<uint8_t>(run, thread, run.offset_stage);
     team.chunks((int64_t)blocks * groups, 1, [&](int64_t item, int64_t) {
-        const int tile = (int)(item / groups) * kTilesAtOnce, first = (int)(item % groups) * kRowGroup;
-        const int num_tiles = tiles - tile < kTilesAtOnce ? tiles - tile : kTilesAtOnce;
+        const int tile = (int)(item / groups) * at_once, first = (int)(item % groups) * kRowGroup;
+        const int num_tiles = tiles - tile < at_once ? tiles - tile : at_once;
         const int num_rows = matrix.rows - first < kRowGroup ? matrix.rows - first : kRowGroup;
-        run.k.multiply_tiles(rows, first, num_rows, run.packed + (size_t)tile * bytes, num_tiles, stage, c,
-                             kSumsStride);
+        run.k.multiply_tiles(rows, first, num_rows, run.packed + (size_t)tile * bytes, num_tiles, is_fine,
+                             stage, c, kSumsStride);
         const int token = tile * kTokenTile;
-        const int count = num_tokens - token < kSumsStride ? num_tokens - token : kSumsStride;
+        const int count = num_tokens - token < at_once * kTokenTile ? num_tokens - token : at_once * kTokenTile;
         sink(first, num_rows, token, count, c);
     });
 }
 
 // Tiles of consecutive tokens; row(t) gives a token's values.
 template <class Row>
-void pack_tiles(const Run& run, Team& team, int kind, int cols, int num_tokens, Row&& row) {
-    const size_t bytes = run.k.tile_bytes(kind, cols);
+void pack_tiles(const Run& run, Team& team, int kind, int cols, int num_tokens, bool is_fine, Row&& row) {
+    const size_t bytes = run.k.tile_bytes(kind, cols, is_fine);
     team.loop(ceil_div(num_tokens, kTokenTile), 1, [&](int64_t tile, int64_t) {
         const int first = (int)tile * kTokenTile;
         const int count = num_tokens - first < kTokenTile ? num_tokens - first : kTokenTile;
         const float* rows[kTokenTile];
         for (int i = 0; i < count; ++i) rows[i] = row(i, first + i);
-        run.k.pack_tile(kind, rows, count, cols, run.packed + (size_t)tile * bytes);
+        run.k.pack_tile(kind, rows, count, cols, is_fine, run.packed + (size_t)tile * bytes);
     });
 }
 
@@ -91,14 +93,14 @@ void pack_tiles(const Run& run, Team& team, int kind, int cols, int num_tokens, 
 template <class Row>
 void pack_expert_tiles(const Run& run, Team& team, int kind, int cols, Row&& row) {
     const Grouping& groups = run.groups;
-    const size_t bytes = run.k.tile_bytes(kind, cols);
+    const size_t bytes = run.k.tile_bytes(kind, cols, run.is_fine);
     team.loop(groups.num_tiles, 1, [&](int64_t tile, int64_t) {
         const int expert = groups.tile_expert[tile];
         const int first = groups.starts[expert] + ((int)tile - groups.tile_starts[expert]) * kTokenTile;
         const int left = groups.starts[expert + 1] - first, count = left < kTokenTile ? left : kTokenTile;
         const float* rows[kTokenTile];
         for (int i = 0; i < count; ++i) rows[i] = row(first + i);
-        run.k.pack_tile(kind, rows, count, cols, run.packed + (size_t)tile * bytes);
+        run.k.pack_tile(kind, rows, count, cols, run.is_fine, run.packed + (size_t)tile * bytes);
     });
 }
 
@@ -106,8 +108,8 @@ void pack_expert_tiles(const Run& run, Team& team, int kind, int cols, Row&& row
 template <class Sink>
 void multiply_experts(const Run& run, Team& team, int thread, const OssiaMatrix& matrix, Sink&& sink) {
     const Grouping& groups = run.groups;
-    const size_t bytes = run.k.tile_bytes(matrix.kind, matrix.cols);
-    const int row_groups = ceil_div(matrix.rows, kRowGroup);
+    const size_t bytes = run.k.tile_bytes(matrix.kind, matrix.cols, run.is_fine);
+    const int row_groups = ceil_div(matrix.rows, kRowGroup), at_once = run.is_fine ? kTilesAtOnce / 2 : kTilesAtOnce;
     float* c = scratch<float>(run, thread, run.offset_sums);
     uint8_t* stage = scratch<uint8_t>(run, thread, run.offset_stage);
     team.chunks((int64_t)groups.num_active * row_groups, 1, [&](int64_t item, int64_t) {
@@ -115,13 +117,13 @@ void multiply_experts(const Run& run, Team& team, int thread, const OssiaMatrix&
         const int num_rows = matrix.rows - first < kRowGroup ? matrix.rows - first : kRowGroup;
         const Rows rows = rows_of(matrix, expert);
         const int end = groups.tile_starts[expert + 1];
-        for (int tile = groups.tile_starts[expert]; tile < end; tile += kTilesAtOnce) {
-            const int num_tiles = end - tile < kTilesAtOnce ? end - tile : kTilesAtOnce;
-            run.k.multiply_tiles(rows, first, num_rows, run.packed + (size_t)tile * bytes, num_tiles, stage, c,
-                                 kSumsStride);
+        for (int tile = groups.tile_starts[expert]; tile < end; tile += at_once) {
+            const int num_tiles = end - tile < at_once ? end - tile : at_once;
+            run.k.multiply_tiles(rows, first, num_rows, run.packed + (size_t)tile * bytes, num_tiles, run.is_fine,
+                                 stage, c, kSumsStride);
             const int pair = groups.starts[expert] + (tile - groups.tile_starts[expert]) * kTokenTile;
             const int left = groups.starts[expert + 1] - pair;
-            sink(expert, first, num_rows, pair, left < kSumsStride ? left : kSumsStride, c);
+            sink(expert, first, num_rows, pair, left < at_once * kTokenTile ? left : at_once * kTokenTile, c);
         }
     });
 }

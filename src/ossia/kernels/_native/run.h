@@ -33,6 +33,7 @@ struct Run {
     const OssiaStep& step;
     const Kernels& k;
     bool is_few = false;
+    bool is_fine = false;
     int T = 0, D = 0, H = 0, K = 0, C = 0, E = 0, A = 0, F = 0, V = 0;
     int team_size = 1;
 
