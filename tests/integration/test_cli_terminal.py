@@ -19,39 +19,46 @@ pty = pytest.importorskip("pty", reason="pseudo terminals are a Unix thing")
 
 PATIENCE = 30.0
 
-# Runs the real command with a model that counts slowly when asked to count, and otherwise answers at once.
+# Runs the real command with a model that counts slowly when asked to count, calls a tool when asked to, and otherwise
+# answers at once.
 PROGRAM = """
-import sys, time
+import sys
 from types import SimpleNamespace
-from ossia.cli import turn
-from ossia.model import loading
+from ossia.cli import backend
 from ossia.cli.main import main
+from ossia.engine.scripted import ScriptedEngine
 from ossia.harmony.tokenizer import Tokenizer
+from ossia.model.loading import Identity, LoadedModel, SamplingDefaults
 
 TOKENIZER = Tokenizer.o200k_harmony()
+ANSWER = (
+    "<|channel|>analysis<|message|>secret thought<|end|><|start|>assistant<|channel|>final<|message|>"
+    "It is \\x1b[31m42.<|return|>"
+)
+PATCH = "*** Begin Patch\\n*** Add File: new.txt\\n+hello\\n*** End Patch"
 
-def load(name, *, device="auto"):
-    return loading.LoadedModel(
+def script(prompt):
+    engine.seconds_per_event = 0.0
+    last = prompt.rpartition("<|message|>")[2]
+    if "count" in last:
+        engine.seconds_per_event = 0.02
+        return "<|channel|>final<|message|>" + " ".join(map(str, range(1500)))
+    if "make a file" in last:
+        return f"<|channel|>commentary to=apply_patch<|message|>{PATCH}<|call|>"
+    return ANSWER
+
+def open_backend(name, *, device, **sizes):
+    loaded = LoadedModel(
         name=name,
         model=SimpleNamespace(config=SimpleNamespace(max_position_embeddings=4096)),
         tokenizer=TOKENIZER,
-        identity=loading.Identity(model_identity="You are a script.", knowledge_cutoff=None),
-        sampling=loading.SamplingDefaults(),
+        identity=Identity(model_identity="You are a script.", knowledge_cutoff=None),
+        sampling=SamplingDefaults(),
     )
+    return backend.Backend(loaded, engine)
 
-def sample(loaded, prompt_ids, *, choice):
-    question = TOKENIZER.decode(prompt_ids).rpartition("<|message|>")[2]
-    if "count" in question:
-        yield from TOKENIZER.encode_with_specials("<|channel|>final<|message|>")
-        for number in range(10_000):
-            yield from TOKENIZER.encode(f"{number} ")
-            time.sleep(0.02)
-    yield from TOKENIZER.encode_with_specials(
-        "<|channel|>analysis<|message|>secret thought<|end|><|start|>assistant<|channel|>final<|message|>"
-        "It is \\x1b[31m42.<|return|>"
-    )
-
-loading.load, turn.sample = load, sample
+engine = ScriptedEngine(TOKENIZER, script=script)
+backend.open_backend = open_backend
 sys.argv = ["ossia", "chat", *sys.argv[1:]]
 main()
 """
@@ -112,13 +119,21 @@ def take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
+@contextlib.contextmanager
+def opened(*args: str, home: Path) -> Iterator[Terminal]:
+    terminal = Terminal(*args, home=home)
+    try:
+        terminal.wait_for("/help lists the commands")
+        terminal.wait_for("> ")
+        yield terminal
+    finally:
+        terminal.close()
+
+
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    terminal = Terminal(home=tmp_path)
-    terminal.wait_for("/help lists the commands")
-    terminal.wait_for("> ")
-    yield terminal
-    terminal.close()
+    with opened(home=tmp_path) as terminal:
+        yield terminal
 
 
 @pytest.mark.slow
@@ -162,3 +177,36 @@ def test_at_the_prompt_the_second_ctrl_c_leaves(terminal: Terminal) -> None:
 def test_ctrl_d_leaves(terminal: Terminal) -> None:
     terminal.type("\x04")
     assert terminal.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.slow
+def test_a_call_is_shown_and_made_only_if_it_is_allowed(tmp_path: Path) -> None:
+    with opened("--tools", "apply_patch", "--root", str(tmp_path), home=tmp_path) as terminal:
+        terminal.type("make a file\n")
+        shown = terminal.wait_for("allow .*apply_patch")
+        assert "*** Add File: new.txt" in shown
+        terminal.type("n\n")
+        assert "did not allow" in terminal.wait_for(r"42\.\r\n")
+        assert not (tmp_path / "new.txt").exists()
+        terminal.type("make a file\n")
+        terminal.wait_for("allow .*apply_patch")
+        terminal.type("y\n")
+        terminal.wait_for(r"42\.\r\n")
+        assert (tmp_path / "new.txt").read_text() == "hello\n"
+        terminal.type("/quit\n")
+        assert terminal.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_the_question_about_a_call_stops_the_answer(tmp_path: Path) -> None:
+    with opened("--tools", "apply_patch", "--root", str(tmp_path), home=tmp_path) as terminal:
+        terminal.type("make a file\n")
+        terminal.wait_for("allow .*apply_patch.*: ")
+        terminal.interrupt()
+        terminal.wait_for(r"\(stopped\)")
+        terminal.wait_for("> ")
+        assert not (tmp_path / "new.txt").exists()
+        terminal.type("What is 6 x 7?\n")
+        terminal.wait_for(r"42\.\r\n")
+        terminal.type("/quit\n")
+        assert terminal.process.wait(PATIENCE) == 0
