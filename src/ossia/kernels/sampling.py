@@ -11,6 +11,8 @@ and calls `choose`: it then neither reads options back from the device nor does 
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -255,6 +257,12 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def _draw(logits: Tensor, *, largest: Tensor, group: SamplingGroup, uniforms: Tensor) -> Tensor:
     """Draw a token for each row [G, V] of a group: [G]."""
     if group.top_k is None and group.top_p is None:
+        if logits.is_cuda and logits.dtype == torch.float32 and _has_triton():
+            from ossia.kernels.gpu.sampling import sample_gpu
+
+            temperature = group.temperature[:, 0]
+            min_p = torch.zeros_like(temperature) if group.min_p is None else group.min_p[:, 0]
+            return sample_gpu(logits.contiguous(), temperature=temperature, uniforms=uniforms, min_p=min_p)
         weights = _weights(logits, largest=largest, temperature=group.temperature)
         if group.min_p is not None:
             weights.masked_fill_(weights < group.min_p, 0.0)
@@ -263,6 +271,11 @@ def _draw(logits: Tensor, *, largest: Tensor, group: SamplingGroup, uniforms: Te
         num_ranked = group.num_ranked or logits.shape[-1]
         return _draw_ranked(logits, largest=largest, group=group, uniforms=uniforms, num_ranked=num_ranked).ids
     return _draw_nucleus(logits, largest=largest, group=group, uniforms=uniforms)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _draw_nucleus(logits: Tensor, *, largest: Tensor, group: SamplingGroup, uniforms: Tensor) -> Tensor:
