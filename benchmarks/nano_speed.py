@@ -7,6 +7,8 @@ python -m benchmarks.nano_speed --json     prints the JSON and writes nothing
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import json
 import statistics
 import subprocess
@@ -17,11 +19,14 @@ from typing import Any
 
 from benchmarks.timing import results_folder
 
-from ossia.cli.turn import SamplingChoice, Turn
+from ossia.agent.loop import AgentLoop
+from ossia.agent.turns import Sampling
+from ossia.cli.backend import Backend, open_backend
+from ossia.cli.turn import Run
 from ossia.evals.environment import describe
 from ossia.evals.report import markdown_table, write_text
 from ossia.harmony.message import Conversation, Effort, Message, Role
-from ossia.model.loading import LoadedModel, load
+from ossia.tools.registry import ToolSet
 
 COMMAND = "python -m benchmarks.nano_speed"
 QUESTIONS = (
@@ -63,10 +68,11 @@ def measure(model: str, *, rounds: int) -> dict[str, Any]:
     """All figures, as JSON types."""
     starts = [time_chat(model) for _ in range(STARTS)]
     begin = time.perf_counter()
-    loaded = load(model, device="cpu")
+    # Without the prefix cache, so that each prompt is computed whole.
+    backend = open_backend(model, device="cpu", max_num_seqs=1, has_prefix_cache=False)
     load_seconds = time.perf_counter() - begin
     begin_cpu = time.process_time()
-    turns = [time_answer(loaded, question) for _ in range(rounds) for question in QUESTIONS]
+    turns = asyncio.run(time_answers(backend, rounds=rounds))
     cpu_seconds = time.process_time() - begin_cpu
     num_tokens = sum(turn.num_tokens for turn in turns)
     return {
@@ -110,14 +116,24 @@ def time_chat(model: str) -> Start:
     return Start(first=first, whole=time.perf_counter() - begin)
 
 
-def time_answer(loaded: LoadedModel, question: str) -> Turn:
+async def time_answers(backend: Backend, *, rounds: int) -> list[Run]:
+    """Ask every question so many times, one after the other."""
+    try:
+        return [await time_answer(backend, question) for _ in range(rounds) for question in QUESTIONS]
+    finally:
+        await backend.engine.shutdown()
+
+
+async def time_answer(backend: Backend, question: str) -> Run:
     """Answer a question greedily at high effort, as `ossia chat` does: sampling, parsing and detokenizing."""
-    messages = loaded.opening(effort=Effort.HIGH, date="2026-01-01", instructions=None)
+    messages = backend.loaded.opening(effort=Effort.HIGH, date="2026-01-01", instructions=None)
     conversation = Conversation((*messages, Message(role=Role.USER, content=question)))
-    turn = Turn(loaded, conversation, choice=SamplingChoice(temperature=0.0))
-    for _ in turn:
-        pass
-    return turn
+    loop = AgentLoop(backend.turns, tools=ToolSet(), sampling=Sampling(temperature=0.0))
+    run = Run()
+    async with contextlib.aclosing(loop.run(conversation)) as events:
+        async for event in events:
+            run.take(event)
+    return run
 
 
 def render_page(record: dict[str, Any]) -> str:
