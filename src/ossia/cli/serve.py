@@ -60,7 +60,7 @@ def command(
     tools: Annotated[
         str | None,
         typer.Option(
-            metavar="NAMES", help="Tools run for clients: web_search, code_interpreter, mcp.", show_default=""
+            metavar="NAMES", help="Tools run for clients: web_search, code_interpreter, mcp.", show_default=False
         ),
     ] = None,
     unsafe_python: options.UnsafePython = False,
