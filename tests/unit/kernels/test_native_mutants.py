@@ -42,7 +42,7 @@ MUTANTS = {
     "low byte": Mutant("activations.h", "(a - hi * 256)", "(a - hi * 255)"),
     "shares": Mutant("routing.h", "shares[a] /= total", "shares[a] /= 1.01f * total"),
     "bias": Mutant("experts.h", "add_bias(layer.down, expert", "if (expert != 2) add_bias(layer.down, expert"),
-    "slot": Mutant("attend.h", "values[index] + start", "values[0] + start"),
+    "slot": Mutant("attend.h", "(float*)run.step.values[index]", "(float*)run.step.values[0]"),
     "avx2 sign": Mutant("level_avx2.cpp", "8, 6, 4, 0));", "8, 6, 4, 1));", "avx2"),
     "avx512 high": Mutant("avx512.h", "_mm512_set1_epi32(256)", "_mm512_set1_epi32(255)", "avx512"),
     "amx exponent": Mutant("level_amx.cpp", "_mm512_slli_epi16(centred, 7)", "_mm512_slli_epi16(centred, 6)", "amx"),

@@ -13,10 +13,11 @@ constexpr int kTilesAtOnce = 12;  // 192 tokens: of 2,880 columns in bfloat16, h
 constexpr int kSumsStride = kTilesAtOnce * kTokenTile;
 
 inline int chunk_of_rows(int rows, int cols, int kind, int team_size) {
-    // About 64 KiB of weights a chunk, but at least four chunks a thread where there are rows enough.
+    // Half a megabyte of weights: what is asked for ahead at the end of a chunk is mostly another thread's, and lost. But
+    // sixteen chunks a thread where there are rows enough, so that threads end together.
     const size_t bytes = row_bytes_of(kind, cols);
-    int chunk = (int)((size_t)65536 / (bytes > 0 ? bytes : 1)) / 8 * 8;
-    const int share = (rows / (4 * team_size) + 7) / 8 * 8;
+    int chunk = (int)((size_t)524288 / (bytes > 0 ? bytes : 1)) / 8 * 8;
+    const int share = (rows / (16 * team_size) + 7) / 8 * 8;
     if (chunk > share) chunk = share;
     if (chunk > 256) chunk = 256;
     return chunk < 8 ? 8 : chunk;
