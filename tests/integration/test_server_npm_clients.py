@@ -91,9 +91,6 @@ web_search = "disabled"
 name = "Ossia"
 base_url = "{server.url}/v1"
 wire_api = "responses"
-
-[features]
-multi_agent = false
 """,
             encoding="utf-8",
         )

@@ -310,3 +310,42 @@ def test_input_tokens_counts_the_prompt(make_server, client_for):
             assert count == {"object": "response.input_tokens", "input_tokens": answer["usage"]["input_tokens"]}
 
     asyncio.run(run())
+
+
+def test_functions_of_a_namespace(make_server, client_for):
+    """As Codex declares its sub-agents: a namespace of its own to the model, a field of its own to the client."""
+    space = {
+        "type": "namespace",
+        "name": "crm",
+        "description": "About customers.",
+        "tools": [{"type": "function", "name": "find", "strict": False, "parameters": {"type": "object"}}],
+    }
+    other = {"type": "function", "name": "find", "parameters": {"type": "object"}}
+    call = '<|channel|>commentary to=crm.find <|constrain|>json<|message|>{"a":1}<|call|>'
+    final = "<|channel|>final<|message|>Done.<|return|>"
+    app = make_server(lambda prompt: final if "found" in prompt else call)
+
+    async def run():
+        async with client_for(app) as client:
+            body = {"input": "x", "tools": [space, other]}
+            item = (await client.post("/v1/responses", json=body)).json()["output"][0]
+            assert (item["type"], item["namespace"], item["name"]) == ("function_call", "crm", "find")
+            result = {"type": "function_call_output", "call_id": item["call_id"], "output": "found"}
+            for given in (item, {**item, "call_id": "call_x", "id": "fc_x"}):
+                result["call_id"] = given["call_id"]
+                items = [{"role": "user", "content": "x"}, given, result]
+                answer = await client.post("/v1/responses", json={**body, "input": items})
+                assert answer.json()["status"] == "completed", answer.text
+                prompt = (await client.post("/v1/responses/render", json={**body, "input": items})).json()["text"]
+                assert "## crm\n\n// About customers.\nnamespace crm {\n\ntype find = " in prompt
+                assert "<|start|>crm.find to=assistant<|channel|>commentary<|message|>found<|end|>" in prompt
+            for name in ("functions", "browser", "a b"):
+                refused = await client.post("/v1/responses", json={"input": "x", "tools": [{**space, "name": name}]})
+                assert refused.json()["error"]["param"] == "tools[0].name"
+            custom = {**space, "tools": [{"type": "custom", "name": "g"}]}
+            refused = await client.post("/v1/responses", json={"input": "x", "tools": [custom]})
+            assert refused.json()["error"]["param"] == "tools[0].tools[0].type"
+
+    asyncio.run(run())
+    constraint = app.state.context.engine.requests[0].params.constraint
+    assert [tool.recipient for tool in constraint.tools] == ["crm.find", "functions.find"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -33,22 +34,32 @@ class FunctionSpec:
         parameters: JSON Schema; None for a function without arguments.
         is_strict: True: its calls follow the schema, or the schema is refused. None: as far as it can be enforced.
             False: not enforced for its own sake.
+        namespace: the namespace that declares it; names of functions of different namespaces may be the same.
+        namespace_description: what the namespace is about.
     """
 
     name: str
     description: str = ""
     parameters: Mapping[str, JsonValue] | None = None
     is_strict: bool | None = None
+    namespace: str = FUNCTIONS
+    namespace_description: str | None = None
 
     @property
     def recipient(self) -> str:
-        return f"{FUNCTIONS}.{self.name}"
+        return f"{self.namespace}.{self.name}"
+
+    @property
+    def key(self) -> str:
+        """Names it among all tools of a request, as `bare_name` does."""
+        return bare_name(self.recipient)
 
     def declare(self) -> FunctionTool:
         return FunctionTool(self.name, description=self.description, parameters=self.parameters)
 
     def grammar(self) -> ToolGrammar:
-        return ToolGrammar.function(self.name, parameters=self.parameters, is_strict=self.is_strict is True)
+        function = ToolGrammar.function(self.name, parameters=self.parameters, is_strict=self.is_strict is True)
+        return dataclasses.replace(function, recipient=self.recipient)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +77,10 @@ class CustomSpec:
     @property
     def recipient(self) -> str:
         return f"{CUSTOM}.{self.name}"
+
+    @property
+    def key(self) -> str:
+        return self.name
 
     def declare(self) -> FunctionTool:
         description = self.description
@@ -127,9 +142,9 @@ class TurnRules:
     def __post_init__(self) -> None:
         found: dict[str, ToolSpec] = {}
         for tool in self.tools:
-            if tool.name in found:
-                raise InvalidInputError(f"two tools are named {tool.name!r}; names must differ", param="tools")
-            found[tool.name] = tool
+            if tool.key in found:
+                raise InvalidInputError(f"two tools are named {tool.key!r}; names must differ", param="tools")
+            found[tool.key] = tool
         object.__setattr__(self, "_by_name", found)
         for name in self.allowed or ():
             if name not in found:
@@ -147,7 +162,7 @@ class TurnRules:
         return tuple(tool.recipient for tool in self.tools)
 
     def find(self, name: str) -> ToolSpec | None:
-        """The tool of that name, without its namespace."""
+        """The tool of that name, as `bare_name` gives it."""
         return self._by_name.get(name)
 
     def namespaces(self) -> tuple[ToolNamespace, ...]:
@@ -157,10 +172,12 @@ class TurnRules:
             InvalidInputError: a name or a schema that cannot be declared.
         """
         groups: dict[str, list[FunctionTool]] = {}
+        about: dict[str, str | None] = {}
         for tool in self.tools:
-            space = FUNCTIONS if isinstance(tool, FunctionSpec) else CUSTOM
+            space = tool.namespace if isinstance(tool, FunctionSpec) else CUSTOM
             groups.setdefault(space, []).append(tool.declare())
-        return tuple(ToolNamespace(name, tools=tuple(tools)) for name, tools in groups.items())
+            about[space] = tool.namespace_description if isinstance(tool, FunctionSpec) else None
+        return tuple(ToolNamespace(name, description=about[name], tools=tuple(tools)) for name, tools in groups.items())
 
     def constraint(self) -> TurnConstraint | None:
         """What the engine enforces; None if the model may write as it likes.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ossia.harmony.content import FUNCTIONS
 from ossia.harmony.events import ContentDelta, MessageEnd, MessageStart
 from ossia.harmony.message import Channel, Message
 from ossia.server.conversation.tools import CustomSpec, TurnRules, bare_name
@@ -175,13 +176,16 @@ class OutputBuilder:
             return item
         name = bare_name(recipient)
         call_id = self._new_id("call")
-        if isinstance(self._choices.rules.find(name), CustomSpec):
+        spec = self._choices.rules.find(name)
+        if isinstance(spec, CustomSpec):
             body: JsonObject = {"id": self._new_id("ctc"), "type": "custom_tool_call", "call_id": call_id}
             item = _Open("custom_tool_call", {**body, "name": name, "input": ""}, start)
             item.delta = "response.custom_tool_call_input.delta"
             item.final = "response.custom_tool_call_input.done"
         else:
             body = {"id": self._new_id("fc"), "type": "function_call", "status": "in_progress", "call_id": call_id}
+            if spec is not None and spec.namespace != FUNCTIONS:
+                body["namespace"], name = spec.namespace, spec.name
             item = _Open("function_call", {**body, "name": name, "arguments": ""}, start)
             item.delta = "response.function_call_arguments.delta"
             item.final = "response.function_call_arguments.done"

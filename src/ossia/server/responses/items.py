@@ -284,7 +284,9 @@ def read_text(content: object, *, at: str) -> str:
 
 def _recipient_of(body: JsonObject) -> str:
     name = str(body["name"])
-    return f"{FUNCTIONS}.{name}" if body["type"] == "function_call" else f"{CUSTOM}.{name}"
+    if body["type"] != "function_call":
+        return f"{CUSTOM}.{name}"
+    return f"{body.get('namespace') or FUNCTIONS}.{name}"
 
 
 def _check_call_id(call_id: object, *, at: str) -> str:

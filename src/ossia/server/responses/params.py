@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from openai.types.responses import (
     CustomTool,
     FunctionTool,
+    NamespaceTool,
     ResponseFormatTextJSONSchemaConfig,
     ResponseTextConfig,
     ToolChoiceAllowed,
@@ -19,10 +21,10 @@ from pydantic import BaseModel
 
 from ossia.core.errors import InvalidInputError
 from ossia.engine.constraint import Lark, Regex, ToolChoice
-from ossia.harmony.content import Effort
+from ossia.harmony.content import FUNCTIONS, Effort
 from ossia.harmony.json_text import JsonValue
 from ossia.server.body import validate
-from ossia.server.conversation.tools import CustomSpec, FormatSpec, FunctionSpec, ToolSpec, TurnRules
+from ossia.server.conversation.tools import CUSTOM, CustomSpec, FormatSpec, FunctionSpec, ToolSpec, TurnRules
 from ossia.server.errors import ApiError, unsupported
 from ossia.server.makers import HostedTool
 from ossia.server.responses.hosted import HOSTED_TYPES, read_hosted
@@ -30,6 +32,9 @@ from ossia.server.responses.schema import PromptBody
 
 _M = TypeVar("_M", bound=BaseModel)
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_SPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TAKEN = frozenset({FUNCTIONS, CUSTOM, "assistant", "browser", "container", "python", "mcp", "all", "user"})
+"""Recipients that mean something else."""
 _CHOICES = {choice.value: choice for choice in ToolChoice}
 
 
@@ -75,7 +80,7 @@ def read_params(body: PromptBody, *, enabled: Sequence[str] = ()) -> PromptParam
     for i, tool in enumerate(body.tools or ()):
         own = read_hosted(tool, at=f"tools[{i}]", enabled=enabled)
         if own is None:
-            tools.append(read_tool(tool, at=f"tools[{i}]"))
+            tools += read_tools(tool, at=f"tools[{i}]")
         else:
             hosted.append(own)
     chosen = read_chosen(body.tool_choice, hosted=hosted)
@@ -107,6 +112,27 @@ def read_params(body: PromptBody, *, enabled: Sequence[str] = ()) -> PromptParam
         "reasoning": {"effort": effort.value, "summary": summary},
     }
     return PromptParams(rules, effort, summary, tuple(hosted), chosen, echo)
+
+
+def read_tools(tool: Mapping[str, Any], *, at: str) -> list[ToolSpec]:
+    """One of `tools`, or all functions of a namespace, as Codex declares those for its sub-agents."""
+    if tool.get("type") != "namespace":
+        return [read_tool(tool, at=at)]
+    space = validate(NamespaceTool, tool, at=at)
+    if space.name in _TAKEN or not _SPACE.fullmatch(space.name):
+        raise ApiError(
+            f"{space.name[:60]!r} cannot name a namespace here; use letters, digits, '_' and '-', and none of "
+            f"{', '.join(sorted(_TAKEN))}",
+            code="invalid_value",
+            param=f"{at}.name",
+        )
+    found: list[ToolSpec] = []
+    for i, data in enumerate(cast("list[Mapping[str, Any]]", tool["tools"])):
+        spec = read_tool(data, at=f"{at}.tools[{i}]")
+        if not isinstance(spec, FunctionSpec):
+            raise unsupported("a namespace holds functions only on this server", param=f"{at}.tools[{i}].type")
+        found.append(dataclasses.replace(spec, namespace=space.name, namespace_description=space.description))
+    return found
 
 
 def read_tool(tool: Mapping[str, Any], *, at: str) -> ToolSpec:
