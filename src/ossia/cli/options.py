@@ -67,6 +67,10 @@ Tools = Annotated[
         metavar="NAMES", help="Tools, by commas: python, browser, apply_patch, container, repo_browser, plugins."
     ),
 ]
+Mcp = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LABEL=SERVER", help="Tools of an MCP server: a command, or an http address. Repeatable."),
+]
 UnsafePython = Annotated[
     bool, typer.Option("--unsafe-python", help="Run python and container without a sandbox, with all your rights.")
 ]

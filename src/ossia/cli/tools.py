@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from ossia.cli.options import split_names
 from ossia.core.errors import InvalidInputError
 from ossia.tools.base import Tool
+from ossia.tools.mcp.config import McpServer
 from ossia.tools.registry import ToolSet, make_tool
 
 
@@ -46,6 +49,32 @@ def make_tools(names: str | None, options: ToolOptions) -> ToolSet:
 def make_one(name: str, options: ToolOptions) -> Tool:
     """One tool; raises as `make_tools`."""
     return make_tool(name, **_options_of(name, options))
+
+
+def read_servers(texts: Sequence[str]) -> list[McpServer]:
+    """MCP servers as `LABEL=COMMAND` or `LABEL=URL`. The loop asks for approval, so they need not.
+
+    Raises:
+        InvalidInputError: no label, or one that cannot be used.
+    """
+    servers: list[McpServer] = []
+    for text in texts:
+        label, sign, value = text.partition("=")
+        if not sign or not value.strip():
+            raise InvalidInputError(
+                f"--mcp {text!r} is not of the form LABEL=COMMAND or LABEL=URL, as in --mcp files='npx -y some-server'",
+                param="mcp",
+            )
+        is_url = value.startswith(("http://", "https://"))
+        servers.append(
+            McpServer(
+                label=label.strip(),
+                command=() if is_url else tuple(shlex.split(value)),
+                url=value if is_url else None,
+                approval="never",
+            )
+        )
+    return servers
 
 
 def _options_of(name: str, options: ToolOptions) -> dict[str, Any]:

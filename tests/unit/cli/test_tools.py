@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ossia.cli.tools import ToolOptions, make_tools
+from ossia.cli.tools import ToolOptions, make_tools, read_servers
 from ossia.core.errors import InvalidInputError
 from ossia.tools.python.tool import PythonTool
 
@@ -48,3 +48,15 @@ def test_a_folder_to_search(tmp_path: Path) -> None:
 def test_what_makes_no_tools(names: str, options: ToolOptions, part: str) -> None:
     with pytest.raises(InvalidInputError, match=part):
         make_tools(names, options)
+
+
+def test_servers_by_command_and_address() -> None:
+    first, second = read_servers(["files=npx -y 'a server'", "web=https://example.org/mcp?x=1"])
+    assert (first.label, first.command, first.url) == ("files", ("npx", "-y", "a server"), None)
+    assert (second.label, second.command, second.url) == ("web", (), "https://example.org/mcp?x=1")
+
+
+@pytest.mark.parametrize("text", ["npx server", "files=", "=npx", "python=npx", "a-b=npx"])
+def test_what_names_no_server(text: str) -> None:
+    with pytest.raises(InvalidInputError):
+        read_servers([text])

@@ -24,6 +24,7 @@ EXAMPLES = examples(
     "echo \"How many rs are in the word 'strawberry'?\" | ossia chat",
     "ossia chat openai/gpt-oss-20b --instructions 'Answer in one sentence.'",
     "ossia chat openai/gpt-oss-20b --tools python,browser",
+    "ossia chat openai/gpt-oss-20b --mcp 'files=npx -y @modelcontextprotocol/server-filesystem .'",
     "ossia chat openai/gpt-oss-20b --tools browser --search brave --search-key KEY",
 )
 
@@ -38,6 +39,7 @@ def command(
     max_tokens: options.MaxTokens = None,
     show_reasoning: options.ShowReasoning = False,
     tools: options.Tools = None,
+    mcp: options.Mcp = None,
     allow_all: Annotated[
         bool,
         typer.Option("--allow-all/--approve", help="Run tools without asking, or ask before each call at a terminal."),
@@ -64,8 +66,10 @@ def command(
     level = Effort.parse(effort)
     sampling = options.check_sampling(Sampling(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens))
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    if tools and not is_interactive and not allow_all:
-        raise InvalidInputError("nobody can be asked about calls here; give --allow-all, or leave out --tools")
+    if (tools or mcp) and not is_interactive and not allow_all:
+        raise InvalidInputError(
+            "nobody can be asked about calls here; give --allow-all, or no --tools and --mcp"
+        )
     # Importing torch takes most of the time to the first answer, so it happens while the question is being written.
     with ThreadPoolExecutor(max_workers=1) as background:
         loading = background.submit(
@@ -78,7 +82,7 @@ def command(
         from ossia.cli.chat.display import RunDisplay
         from ossia.cli.chat.loop import run_loop
         from ossia.cli.chat.session import ChatSession
-        from ossia.cli.tools import ToolOptions, make_tools
+        from ossia.cli.tools import ToolOptions, make_tools, read_servers
 
         notes = sys.stdout if is_interactive else sys.stderr if sys.stderr.isatty() or show_reasoning else None
         display = RunDisplay(out=sys.stdout, notes=notes, shows_reasoning=show_reasoning)
@@ -100,6 +104,7 @@ def command(
             approve=None if allow_all else Approver(),
         )
         with session:
+            session.connect(read_servers(mcp or []))
             chat = Chat(session, display)
             if not is_interactive:
                 answer_pipe(chat, text)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ossia.agent.events import AgentEvent
 from ossia.agent.loop import AgentLoop, Limits
@@ -16,11 +16,17 @@ from ossia.agent.opening import open_conversation
 from ossia.agent.turns import Sampling
 from ossia.cli.backend import Backend
 from ossia.cli.turn import Delta, Kind, Run, kind_of, require_text
+from ossia.core.errors import InvalidInputError
 from ossia.core.files import write_text
 from ossia.core.paths import data_home
 from ossia.harmony.message import Conversation, Effort, Message, Role, conversation_to_dict
-from ossia.tools.base import ApprovalHook
+from ossia.tools.base import ApprovalHook, Tool
 from ossia.tools.registry import ToolSet
+
+if TYPE_CHECKING:
+    from ossia.tools.mcp.config import McpServer
+
+T = TypeVar("T")
 
 MAX_TURNS_WITHOUT_TOOLS = 4
 """A model may call what is not there; it is told so, and has some tries to answer without."""
@@ -62,7 +68,7 @@ class ChatSession:
         self.date = date
         self.instructions = instructions
         self.tools = ToolSet() if tools is None else tools
-        self._limits = limits or (Limits() if len(self.tools) else Limits(max_turns=MAX_TURNS_WITHOUT_TOOLS))
+        self._limits = limits
 
     @property
     def num_questions(self) -> int:
@@ -77,23 +83,38 @@ class ChatSession:
             OssiaError: the model cannot be loaded, or the engine has failed.
         """
         question = Message(role=Role.USER, content=require_text(text, what="question"))
-        assert self._runner is not None, "the session is closed"
         backend = self._need_backend()
         loop = AgentLoop(
             backend.turns,
             tools=self.tools,
             sampling=self._sampling,
             approve=self._approve,
-            limits=self._limits,
+            limits=self._limits or (Limits() if len(self.tools) else Limits(max_turns=MAX_TURNS_WITHOUT_TOOLS)),
         )
         run = Run()
         try:
-            self._runner.run(_follow(loop, self._conversation(question), run=run, show=show))
+            self._run(_follow(loop, self._conversation(question), run=run, show=show))
         except (KeyboardInterrupt, asyncio.CancelledError):
             run.is_stopped = True
         if run.is_worth_keeping:
             self._history += [question, *run.messages]
         return run
+
+    def connect(self, servers: Sequence[McpServer]) -> None:
+        """Connect MCP servers, whose tools join the others; they stay connected until the session ends.
+
+        Raises:
+            McpError: one cannot be reached.
+            InvalidInputError: two tools of one name.
+            MissingExtraError: the SDK is not installed.
+        """
+        for server in servers:
+            tool = self._run(_connect(server))
+            try:
+                self.tools = ToolSet([*self.tools, tool])
+            except InvalidInputError:
+                self._run(tool.close())
+                raise
 
     def clear(self) -> None:
         """Forget the conversation; effort, instructions and sampling stay."""
@@ -120,6 +141,11 @@ class ChatSession:
             with runner:
                 runner.run(self._close())
 
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run some work in the session's event loop, which the tools' processes belong to."""
+        assert self._runner is not None, "the session is closed"
+        return self._runner.run(work)
+
     async def _close(self) -> None:
         await self.tools.close()
         if self._backend is not None:
@@ -145,6 +171,12 @@ class ChatSession:
             instructions=self.instructions,
         )
         return Conversation(messages=(*first, *(self._history if history is None else history), *more))
+
+
+async def _connect(server: McpServer) -> Tool:
+    from ossia.tools.mcp.client import connect_mcp
+
+    return await connect_mcp(server)
 
 
 async def _follow(loop: AgentLoop, conversation: Conversation, *, run: Run, show: Show) -> None:

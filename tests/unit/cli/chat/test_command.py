@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,24 @@ def test_a_tool_through_a_pipe(run: Any, script: Any, tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, "17 + 25 = 42.\n")
     assert (tmp_path / "new.txt").read_text() == "hello\n"
     assert "apply_patch" in script.prompts[0]
+
+
+def test_tools_of_an_mcp_server(run: Any, script: Any, tmp_path: Path) -> None:
+    pytest.importorskip("mcp", reason="the extra ossia[tools] is not installed")
+    (tmp_path / "a.txt").write_text("harbour cranes")
+    script.completions.insert(
+        0,
+        '<|channel|>commentary to=repo.repo_browser_open_file <|constrain|>json<|message|>{"path": "a.txt"}<|call|>',
+    )
+    server = f"repo={sys.executable} -m ossia.cli.main mcp --tools repo_browser --root {tmp_path}"
+    result = run("chat", "--mcp", server, "--allow-all", stdin="Read the file")
+    assert (result.exit_code, result.stdout) == (0, "17 + 25 = 42.\n"), result.stderr
+    assert "namespace repo {" in script.prompts[0]
+    assert "harbour cranes" in script.prompts[1]
+
+
+def test_a_server_that_is_not_there(run: Any, script: Any) -> None:
+    pytest.importorskip("mcp", reason="the extra ossia[tools] is not installed")
+    result = run("chat", "--mcp", "x=/nowhere/server", "--allow-all", stdin="Hi")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
