@@ -67,9 +67,7 @@ def command(
     sampling = options.check_sampling(Sampling(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens))
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if (tools or mcp) and not is_interactive and not allow_all:
-        raise InvalidInputError(
-            "nobody can be asked about calls here; give --allow-all, or no --tools and --mcp"
-        )
+        raise InvalidInputError("nobody can be asked about calls here; give --allow-all, or no --tools and --mcp")
     # Importing torch takes most of the time to the first answer, so it happens while the question is being written.
     with ThreadPoolExecutor(max_workers=1) as background:
         loading = background.submit(
