@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Literal
 
 import openai
 import pydantic
@@ -25,6 +26,12 @@ class Weather(pydantic.BaseModel):
     """The weather of a city."""
 
     city: str
+
+
+class Forecast(pydantic.BaseModel):
+    """The weather of a day. A small model ends in time what has few choices."""
+
+    day: Literal["today", "tomorrow"]
 
 
 class Answer(pydantic.BaseModel):
@@ -175,14 +182,49 @@ def test_the_real_nano_answers(start_server):
         text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
         assert text == answer.choices[0].message.content
         held = client.beta.chat.completions.parse(
-            model="nano", messages=asked, response_format=Answer, seed=5, max_tokens=400
+            model="nano", messages=asked, response_format=Answer, temperature=0, max_tokens=1000
         )
-        if held.choices[0].finish_reason == "stop":
-            assert isinstance(held.choices[0].message.parsed, Answer)
-        tools = [openai.pydantic_function_tool(Weather, name="get_weather")]
+        assert isinstance(held.choices[0].message.parsed, Answer)
+        tools = [openai.pydantic_function_tool(Forecast, name="get_forecast")]
         call = client.chat.completions.create(
-            model="nano", messages=asked, tools=tools, tool_choice="required", seed=1, max_tokens=600
+            model="nano", messages=asked, tools=tools, tool_choice="required", temperature=0, max_tokens=2000
         )
-        assert call.choices[0].finish_reason in ("tool_calls", "length")
-        if call.choices[0].finish_reason == "tool_calls":
-            Weather.model_validate_json(call.choices[0].message.tool_calls[0].function.arguments)
+        assert call.choices[0].finish_reason == "tool_calls"
+        Forecast.model_validate_json(call.choices[0].message.tool_calls[0].function.arguments)
+
+
+@pytest.mark.slow
+def test_256_streams_of_the_real_nano(start_server):
+    """None fails, none loses a token, and all of one question get one answer; the engine is empty afterwards."""
+    loaded = load("nano")
+    engine = AsyncEngine(build_engine(loaded))
+
+    async def one(client: openai.AsyncOpenAI, i: int) -> tuple[str, int, str]:
+        stream = await client.chat.completions.create(
+            model="nano",
+            messages=[{"role": "user", "content": f"What is {10 + i % 4} + 30?"}],
+            temperature=0,
+            max_tokens=32,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        text, reasons, num_tokens = "", [], 0
+        async for chunk in stream:
+            for choice in chunk.choices:
+                text += getattr(choice.delta, "reasoning", None) or choice.delta.content or ""
+                reasons += [choice.finish_reason] if choice.finish_reason else []
+            num_tokens = chunk.usage.completion_tokens if chunk.usage else num_tokens
+        assert len(reasons) == 1
+        return text, num_tokens, reasons[0]
+
+    async def run(url: str) -> list[tuple[str, int, str]]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+            return await asyncio.gather(*(one(client, i) for i in range(256)))
+
+    with start_server(engine, model=ServedModel.of(loaded)) as server:
+        answers = asyncio.run(run(server.url))
+        assert len(set(answers)) == 4
+        assert all(text and num_tokens and reason in ("stop", "length") for text, num_tokens, reason in answers)
+        snapshot = asyncio.run(engine.metrics())
+        assert (snapshot.num_running, snapshot.num_waiting) == (0, 0)
+        assert snapshot.num_free_pages == snapshot.num_pages
