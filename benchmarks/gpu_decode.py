@@ -4,8 +4,8 @@
 
 A step is what a server replays: one CUDA graph from token ids to the largest logit's id. Random weights: packed bytes
 uniform, scale bytes 119 to 121, norms 1, embeddings and sinks N(0, 1), the rest N(0, 0.02), so that routing spreads
-over the experts as random inputs spread it; the number of distinct experts a layer is printed. The limit is the bytes a step
-must read (weights of the experts that were chosen, all other weights once, keys and values) over the bandwidth that a
+over the experts as random inputs spread it; the number of distinct experts a layer is printed. The limit is the bytes
+a step must read (weights of the chosen experts, all other weights once, keys and values) over the bandwidth that a
 plain copy reaches on this GPU; prompts are set against the multiplications that they need.
 """
 

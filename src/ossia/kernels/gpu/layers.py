@@ -116,8 +116,6 @@ class GpuLayers:
         self.layers: list[GpuLayer] = []
         for index, layer in enumerate(model.layers):
             self.layers.append(take_layer(layer, window=config.window(index), device=device))
-            if device.type == "cuda":
-                torch.cuda.empty_cache()  # the next layer's packed tensors do not fit the holes that this one left
         self.embedding = model.embed_tokens.weight.detach().to(device)
         self.final_norm = model.norm.weight.detach().to(device)
         self.lm_head = model.lm_head.weight.detach().to(device)

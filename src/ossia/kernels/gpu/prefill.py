@@ -80,7 +80,7 @@ def prefill_attention(
     (H, C), (S, K) = out.shape[1:], keys.shape[1:3]
     num_blocks = blocks.sequence.shape[0]
     block, num_warps, num_stages = _FULL if window is None else _WINDOWED
-    prefill_attention_kernel[(K, num_blocks)](
+    prefill_attention_kernel[(K, num_blocks)](  # pyright: ignore[reportIndexIssue]  # Triton's launch syntax
         q,
         q.stride(0),
         keys,

@@ -81,7 +81,7 @@ class RoutedStruct(ctypes.Structure):
 
     @classmethod
     def of(cls, routing: RoutingBuffers) -> RoutedStruct:
-        return cls(*(getattr(routing, name).data_ptr() for name, _ in cls._fields_))
+        return cls(*(getattr(routing, name).data_ptr() for name in (field[0] for field in cls._fields_)))
 
 
 class _RouteOut(ctypes.Structure):
@@ -131,7 +131,7 @@ def norm_and_route(
     """
     N, D = stream.shape
     E, A = out.num_experts, out.num_active
-    struct = _RouteOut(*(getattr(out, name).data_ptr() for name, _ in _RouteOut._fields_))
+    struct = _RouteOut(*(getattr(out, name).data_ptr() for name in (field[0] for field in _RouteOut._fields_)))
     kernel = driver.load_kernel("router", "router", stream.device)
     kernel.launch(
         Grid(-(-E // _WARPS), N),
@@ -150,7 +150,7 @@ def route_many(normed: Tensor, *, weight: Tensor, bias: Tensor, out: RoutingBuff
         torch.mm(normed.float(), weight.float().T, out=out.logits)
     counters = torch.zeros(2 * E + P, dtype=torch.int32, device=normed.device)
     counts, begins, ranks = counters.split([E, E, P])
-    struct = _RouteOut(*(getattr(out, name).data_ptr() for name, _ in _RouteOut._fields_))
+    struct = _RouteOut(*(getattr(out, name).data_ptr() for name in (field[0] for field in _RouteOut._fields_)))
     driver.load_kernel("router", "choose_many", normed.device).launch(
         Grid(-(-T // _WARPS)),
         threads=_WARPS * 32,

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,9 @@ def sample_gpu(
         )
     from ossia.kernels._triton.sampling import block_max_kernel, block_sum_kernel, choose_kernel
 
+    launch_max: Any = block_max_kernel  # Triton's launch syntax, kernel[grid](...), has no types
+    launch_sum: Any = block_sum_kernel
+    launch_choice: Any = choose_kernel
     N, V = logits.shape
     num_blocks = -(-V // _BLOCK)
     most = 1 << (num_blocks - 1).bit_length()
@@ -58,11 +63,11 @@ def sample_gpu(
     out = torch.empty(N, dtype=torch.int64, device=logits.device)
     floor = min_p.clamp(max=1.0)
     stride = logits.stride(0)
-    block_max_kernel[(N, num_blocks)](logits, stride, V, largest, where, num_blocks, BLOCK=_BLOCK)
-    block_sum_kernel[(N, num_blocks)](
+    launch_max[(N, num_blocks)](logits, stride, V, largest, where, num_blocks, BLOCK=_BLOCK)
+    launch_sum[(N, num_blocks)](
         logits, stride, V, largest, temperature, floor, sums, num_blocks, BLOCK=_BLOCK, BLOCKS=most
     )
-    choose_kernel[(N,)](
+    launch_choice[(N,)](
         logits,
         stride,
         V,

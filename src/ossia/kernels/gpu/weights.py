@@ -61,6 +61,10 @@ def take_layer(layer: Any, *, window: int | None, device: torch.device) -> GpuLa
         for part in ("blocks", "scales"):
             setattr(experts, f"{name}_{part}", torch.empty(0, dtype=torch.uint8, device=device))
         del blocks, scales
+        if device.type == "cuda":
+            # The next packed tensor must not take a part of the hole that this one's source left: the rest of the hole
+            # would be lost, half a gigabyte a layer of the 120b.
+            torch.cuda.empty_cache()
     return GpuLayer(
         attn_norm=moved(layer.attn_norm.weight),
         qkv=moved(layer.attn.qkv.weight),

@@ -9,6 +9,8 @@ from torch import Tensor
 from ossia.core.errors import InvalidInputError
 from ossia.kernels.gpu.attention import DecodeScratch, check_heads, decode_attention, paged_attention_torch
 
+pytestmark = pytest.mark.slow  # emulated, where there is no GPU
+
 
 def paged(contexts: list[int], *, K: int, C: int, S: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Keys, values, block table and context lengths; pages in random order, NaN where nothing was written."""

@@ -22,6 +22,7 @@ from ossia.kernels.gpu.experts import (
 from ossia.kernels.gpu.routing import RoutingBuffers, norm_and_route, route_many
 from ossia.kernels.mxfp4 import Mxfp4, unpack_mxfp4
 
+pytestmark = pytest.mark.slow  # emulated, where there is no GPU
 ALPHA, LIMIT = 1.702, 7.0
 
 

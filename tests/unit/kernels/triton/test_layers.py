@@ -14,6 +14,7 @@ from ossia.model.attention import PackedAttention
 from ossia.model.config import ModelConfig, RopeConfig
 from ossia.model.transformer import Transformer
 
+pytestmark = pytest.mark.slow  # emulated, where there is no GPU
 PAGE = 16
 
 
