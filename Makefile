@@ -8,7 +8,7 @@ SOURCES := src tests benchmarks
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test check lint types imports fast docs eval clean
+.PHONY: help chat test check lint types imports fast docs compat eval clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,10 @@ fast: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev  ## build the documentation, strictly
 	$(BIN)/mkdocs build --strict
+
+compat: $(VENV)/.installed-dev  ## drive the server by clients from npm (needs Node 20)
+	npm --prefix tests/integration/clients ci
+	$(BIN)/python -m pytest -q tests/integration/test_server_npm_clients.py
 
 eval: $(VENV)/.installed  ## measure the shipped nano on its held-out problems
 	$(BIN)/ossia eval nano

@@ -70,13 +70,12 @@ def main() -> None:
 def measure(*, num_threads: int, rounds: int) -> dict[str, Any]:
     """All figures, as JSON types."""
     loaded = load("nano", device="cpu")
-    torch.set_num_threads(num_threads)
     native.set_num_threads(num_threads)
     plain = load_model(resolve_model("nano"), dtype=torch.float32)  # what plain torch is fastest with
     # Prompts share their beginning: without this the engine would compute less than its peers.
     llm = LLM(loaded, config=EngineConfig(has_prefix_cache=False))
     peer = TransformersPeer(loaded)
-    rows = [measure_row(llm, peer, plain, number, rounds=rounds) for number in CONCURRENCIES]
+    rows = [measure_row(llm, peer, plain, number, num_threads=num_threads, rounds=rounds) for number in CONCURRENCIES]
     python = measure_overhead(loaded, draw_prompts(loaded, 64), num_tokens=NUM_TOKENS)
     return {
         "command": COMMAND,
@@ -89,22 +88,30 @@ def measure(*, num_threads: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def measure_row(llm: LLM, peer: TransformersPeer, plain: Transformer, number: int, *, rounds: int) -> dict[str, Any]:
+def measure_row(
+    llm: LLM, peer: TransformersPeer, plain: Transformer, number: int, *, num_threads: int, rounds: int
+) -> dict[str, Any]:
     """Tokens a second of the three, in turns, at one number of requests."""
     prompts = draw_prompts(llm.loaded, number)
     params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
 
     def engine() -> None:
+        torch.set_num_threads(1)  # the engine's own kernels have threads of their own, torch's would be in their way
         llm.generate(prompts, params, progress=False)
 
     def one_at_a_time() -> None:
+        torch.set_num_threads(num_threads)
         for prompt in prompts[:ALONE]:
             list(generate(plain, prompt, options=GenerationOptions(temperature=0.0, max_tokens=NUM_TOKENS)))
+
+    def transformers() -> None:
+        torch.set_num_threads(num_threads)
+        peer.generate(prompts)
 
     works: dict[str, Callable[[], None]] = {
         "engine": engine,
         "one_at_a_time": one_at_a_time,
-        "transformers": lambda: peer.generate(prompts),
+        "transformers": transformers,
     }
     for work in works.values():
         work()
@@ -177,8 +184,15 @@ def render_page(record: dict[str, Any]) -> str:
         ]
         for row in record["rows"]
     ]
-    header = ["requests at once", "engine, tokens/s", "one at a time", "Transformers, batched", "ratio", "ratio"]
-    python = record["engine_python_ms_per_step_at_64"]
+    header = [
+        "requests at once",
+        "engine, tokens/s",
+        "one at a time",
+        "Transformers, batched",
+        "to one at a time",
+        "to Transformers",
+    ]
+    python, environment = record["engine_python_ms_per_step_at_64"], record["environment"]
     return "\n".join(
         [
             "# The engine on nano, on a CPU",
@@ -190,11 +204,13 @@ def render_page(record: dict[str, Any]) -> str:
             "",
             markdown_table(header, rows),
             "",
-            f"The engine's own Python at 64 requests: {python['total']:.3f} ms a step ("
-            + ", ".join(f"{name} {value:.3f}" for name, value in python.items() if name != "total")
-            + ").",
+            f"The engine's own work at 64 requests, {python['own']:.3f} ms a step: "
+            + ", ".join(f"{name} {python[name]:.3f}" for name in ("schedule", "build", "sample", "commit"))
+            + f". Choosing among the logits, {python['choose']:.3f} of these, is not counted.",
+            f"A whole step without the model takes {python['total']:.3f} ms.",
             "",
-            f"Environment: {json.dumps(record['environment'])}",
+            f"{environment['hardware']}; "
+            + ", ".join(f"{name} {value}" for name, value in environment.items() if name != "hardware"),
             "",
         ]
     )

@@ -321,14 +321,15 @@ class Engine:
         answer = self._answers[sequence]
         is_asked = logprobs is not None and logprobs[0] is not None
         delta = answer.push(tokens, logprobs if is_asked else None)
-        num_tokens = delta.num_counted
-        self.scheduler.commit(share, tokens[:num_tokens])
+        num_tokens = len(delta.token_ids)
+        self.scheduler.commit(share, tokens if num_tokens == len(tokens) else tokens[:num_tokens])
         metrics = self.metrics
-        if share.drafts:
-            metrics.num_draft_tokens += len(share.drafts)
+        drafts = share.drafts
+        if drafts:
+            metrics.num_draft_tokens += len(drafts)
             metrics.num_accepted_tokens += len(tokens) - 1
             if self._lookup is not None:
-                self._lookup.record(sequence, num_drafts=len(share.drafts), num_accepted=len(tokens) - 1)
+                self._lookup.record(sequence, num_drafts=len(drafts), num_accepted=len(tokens) - 1)
         metrics.num_output_tokens += num_tokens
         if answer.last_news:
             metrics.inter_token.observe((now - answer.last_news) / num_tokens, times=num_tokens)

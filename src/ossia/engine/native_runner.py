@@ -11,7 +11,6 @@ from ossia.engine.batch import Batch, BatchBuilder, Group, SampledStep
 from ossia.engine.kv_cache import PagedKVCache
 from ossia.engine.plan import StepPlan
 from ossia.engine.runner import PromptLogits, StepLogits
-from ossia.kernels import native
 from ossia.kernels.native_model import NativeBatch, NativeCache, NativeModel
 from ossia.model.transformer import Transformer
 
@@ -79,8 +78,8 @@ class NativeRunner:
         return tuple(found)
 
     def _to_logits(self, hidden: Tensor) -> Tensor:
-        """hidden float32 [R, D] -> float32 [R, V], with lm_head as it lies in the checkpoint."""
-        return native.matmul(hidden, weight=self.model.lm_head.weight)
+        """hidden float32 [R, D] -> float32 [R, V]."""
+        return self._native.logits(hidden.contiguous())
 
     def _empty(self) -> Tensor:
         return torch.empty(0, self.model.config.vocab_size)

@@ -85,14 +85,12 @@ class SequenceOutput:
 
     def push(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] | None = None) -> OutputDelta:
         """Take new tokens, with a logprob each or none at all. After the end nothing counts any more."""
-        pieces: list[str] = []
-        num_counted = 0
+        num_counted, text = 0, ""
         for token in token_ids:
             if self.finish_reason is not None:
                 break
             num_counted += 1
-            pieces.append(self._push_token(token))
-        text = pieces[0] if len(pieces) == 1 else "".join(pieces)
+            text += self._push_token(token)
         if text:
             self._pieces.append(text)
         return OutputDelta(
