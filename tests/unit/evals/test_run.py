@@ -23,6 +23,7 @@ from ossia.harmony.hf_tokenizer import write_tokenizer_folder
 from ossia.harmony.message import Effort
 from ossia.harmony.prune import count_tokens, prune_vocabulary
 from ossia.harmony.tokenizer import Tokenizer
+from ossia.kernels import native
 from ossia.model.checkpoint import save_checkpoint
 from ossia.model.config import ModelConfig
 from ossia.model.loading import Identity, LoadedModel, SamplingDefaults
@@ -231,8 +232,9 @@ def test_a_folder_is_loaded_with_its_identity(tmp_path: Path) -> None:
     evaluated = load_evaluated(str(folder))
     text = evaluated.loaded.tokenizer.decode(render_prompt(evaluated.loaded, "Hi", effort=Effort.LOW))
     assert text.startswith("<|start|>system<|message|>You are tiny.\nCurrent date: 2026-01-01\n\nReasoning: low")
-    assert evaluated.loaded.model.embed_tokens.weight.dtype == torch.float32
-    assert not evaluated.loaded.model.layers[0].mlp.experts.is_packed
+    is_native = native.is_available()  # the C++ kernels take the checkpoint's own dtypes
+    assert evaluated.loaded.model.embed_tokens.weight.dtype == (torch.bfloat16 if is_native else torch.float32)
+    assert evaluated.loaded.model.layers[0].mlp.experts.is_packed == is_native
     assert evaluated.weights_sha256 == hash_weights(folder)
     results = run_eval(evaluated, tasks={"parity": Parity()}, num_problems=2, max_tokens=4)
     assert [cell.effort for cell in results.cells] == list(Effort)
