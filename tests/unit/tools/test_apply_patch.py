@@ -89,7 +89,9 @@ def test_line_ends_of_windows_and_a_missing_last_end_stay() -> None:
 def test_a_fence_and_a_here_document_are_taken_off(root: Path) -> None:
     for wrap in ("```\n{}```", "apply_patch <<'EOF'\n{}EOF\n"):
         apply_patch(wrap.format(patch("*** Update File: old.txt", "@@", "-old", "+new")), root)
+        assert "new" in (root / "old.txt").read_text().split()
         apply_patch(patch("*** Update File: old.txt", "@@", "-new", "+old"), root)
+        assert "old" in (root / "old.txt").read_text().split()
 
 
 @pytest.mark.parametrize(
@@ -204,6 +206,8 @@ def test_a_patch_made_of_two_texts_turns_one_into_the_other(old: list[str], new:
 def test_reading_a_patch_fails_in_one_way_only(text: str) -> None:
     for candidate in (text, f"{BEGIN}\n{text}\n{END}"):
         try:
-            parse_patch(candidate)
+            operations = parse_patch(candidate)
         except PatchError:
             continue
+        assert operations
+        assert all(operation.path for operation in operations)

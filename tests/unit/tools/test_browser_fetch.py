@@ -400,7 +400,10 @@ def test_robots_rules(rules: str, path: str, allowed: bool) -> None:
 
 @given(st.text(max_size=200), st.text(max_size=50))
 def test_robots_never_fail(text: str, path: str) -> None:
-    parse_robots(f"User-agent: *\n{text}", "x").is_allowed(f"/{path}")
+    allowed = parse_robots(f"User-agent: *\n{text}", "x").is_allowed(f"/{path}")
+    assert allowed in (True, False)
+    # Rules for others are nobody else's.
+    assert parse_robots("User-agent: other\nDisallow: /", "x").is_allowed(f"/{path}")
 
 
 def test_a_host_is_not_asked_too_often(monkeypatch: pytest.MonkeyPatch) -> None:

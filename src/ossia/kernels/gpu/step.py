@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,6 +60,25 @@ class _StepArgs(ctypes.Structure):
     )
 
 
+class _Sizes(NamedTuple):
+    """A model's dimensions, by their letters; `rows` are those of q, k and v together."""
+
+    D: int
+    F: int
+    H: int
+    K: int
+    C: int
+    E: int
+    A: int
+    rows: int
+
+    @classmethod
+    def of(cls, config: Any) -> _Sizes:
+        H, K, C = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        E, A = config.num_local_experts, config.num_experts_per_tok
+        return cls(config.hidden_size, config.intermediate_size, H, K, C, E, A, (H + 2 * K) * C)
+
+
 class DecodeStep:
     """Runs the step; holds its buffers and the table of the layers' addresses.
 
@@ -84,93 +103,37 @@ class DecodeStep:
         rope: RopeTables,
         device: torch.device,
     ) -> None:
-        D, F = config.hidden_size, config.intermediate_size
-        H, K, C = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        A = config.num_experts_per_tok
         self._kept = (tuple(layers), tuple(kv_layers), embedding, final_norm, rope)
         self.device = device
-        rows = (H + 2 * K) * C
+        sizes = _Sizes.of(config)
         # A block must have at least one whole row tile in each phase.
-        self._blocks = min(num_multiprocessors(device), rows // 16, D // 16)
-        splits = max(1, self._blocks // K)
-
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        self.normed = zeros(1, D, dtype=torch.bfloat16)
-        self._buffers = {
-            "qkv_sums": zeros(2, rows),
-            "row_sums": zeros(2, D),
-            "down_sums": zeros(2, D),
-            "attended": zeros(H * C, dtype=torch.bfloat16),
-            "logits": zeros(config.num_local_experts),
-            "hidden": zeros(A, padded_columns(F), dtype=torch.bfloat16),
-            "shares": zeros(K, splits, 16 + 8 * C),
-            "arrived": zeros(K, dtype=torch.int32),
-            "barrier": zeros(2, dtype=torch.int32),
-            "normed": self.normed,
-        }
-        table = (_LayerWeights * len(layers))(
-            *(
-                _LayerWeights(
-                    *(getattr(layer, name).data_ptr() for name in _LAYER_FIELDS),
-                    keys.data_ptr(),
-                    values.data_ptr(),
-                    layer.window or 0,
-                )
-                for layer, (keys, values) in zip(layers, kv_layers, strict=True)
-            )
-        )
-        self._table = torch.frombuffer(bytearray(table), dtype=torch.uint8).to(device)
+        self._blocks = min(num_multiprocessors(device), sizes.rows // 16, sizes.D // 16)
+        self._buffers = _make_buffers(sizes, num_blocks=self._blocks, device=device)
+        self.normed = self._buffers["normed"]
+        self._table = _make_table(layers, kv_layers).to(device)
         self._args = _StepArgs(
             layers=self._table.data_ptr(),
             embedding=embedding.data_ptr(),
             final_norm=final_norm.data_ptr(),
             cosines=rope.cos.data_ptr(),
             sines=rope.sin.data_ptr(),
-            lines=(_Line * len(_STREAMED))(
-                _line(rows // 16, pieces=D // 32, depth=2),
-                _line(D // 16, pieces=H * C // 32, depth=2),
-                _line(F // 8, pieces=-(-D // 64), depth=_DEPTH, num_experts=A),
-                _line(D // 16, pieces=-(-F // 64), depth=_DEPTH, num_experts=A, tile_units=A),
-            ),
+            lines=_make_lines(sizes),
             num_layers=len(layers),
-            D=D,
-            F=F,
-            H=H,
-            KV=K,
-            C=C,
-            E=config.num_local_experts,
-            A=A,
+            D=sizes.D,
+            F=sizes.F,
+            H=sizes.H,
+            KV=sizes.K,
+            C=sizes.C,
+            E=sizes.E,
+            A=sizes.A,
             page_size=kv_layers[0][0].shape[1],
             epsilon=config.rms_norm_eps,
             alpha=config.swiglu_alpha,
             limit=config.swiglu_limit,
             **{name: tensor.data_ptr() for name, tensor in self._buffers.items()},
         )
-        token_bytes = -(-max(D, F) // 64) * 128 + 64
-        self._shared = (
-            _WARPS * _STAGES * _STAGE_BYTES
-            + max(A * token_bytes, _WARPS * (16 + 8 * C) * 4)
-            + max(D, H * C) * 2
-            + D * 4
-            + _WARPS * _MAX_TILES * 64
-            + 2 * ctypes.sizeof(_LayerWeights)
-            + _WARPS * 8
-            + len(_STREAMED) * 8
-            + 128
-            + 2 * _MAX_ACTIVE * 4
-            + 16
-        )
-        most = max(rows // 16, D // 16, A * F // 8)  # row tiles of a phase
-        per_block = -(-most // self._blocks)
-        self.is_possible = (
-            self._shared <= SHARED_LIMIT
-            and D <= _MAX_COLUMNS
-            and A <= _MAX_ACTIVE
-            and per_block <= 4 * _WARPS
-            and -(-per_block // _WARPS) + 2 <= _MAX_TILES
-        )
+        self._shared = _count_shared_bytes(sizes)
+        self.is_possible = _fits(sizes, num_blocks=self._blocks, num_shared=self._shared)
         """Whether this model's shapes fit the kernel."""
 
     def run(self, *, token_id: Tensor, position: Tensor, context_len: Tensor, full: Any, sliding: Any) -> Tensor:
@@ -200,3 +163,80 @@ class DecodeStep:
 def _line(row_tiles: int, *, pieces: int, depth: int, num_experts: int = 1, tile_units: int = 1) -> _Line:
     """See step.cu."""
     return _Line(row_tiles * num_experts, -(-pieces // depth), pieces, tile_units, row_tiles)
+
+
+def _make_buffers(sizes: _Sizes, *, num_blocks: int, device: torch.device) -> dict[str, Tensor]:
+    """What the phases hand on, by the names of `StepArgs`."""
+    D, F, H, K, C, E, A, rows = sizes
+
+    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    return {
+        "qkv_sums": zeros(2, rows),
+        "row_sums": zeros(2, D),
+        "down_sums": zeros(2, D),
+        "attended": zeros(H * C, dtype=torch.bfloat16),
+        "logits": zeros(E),
+        "hidden": zeros(A, padded_columns(F), dtype=torch.bfloat16),
+        "shares": zeros(K, max(1, num_blocks // K), 16 + 8 * C),
+        "arrived": zeros(K, dtype=torch.int32),
+        "barrier": zeros(2, dtype=torch.int32),
+        "normed": zeros(1, D, dtype=torch.bfloat16),
+    }
+
+
+def _make_table(layers: Sequence[GpuLayer], kv_layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Where each layer's weights and pages lie: the bytes of one `LayerWeights` a layer."""
+    entries = [
+        _LayerWeights(
+            *(getattr(layer, name).data_ptr() for name in _LAYER_FIELDS),
+            keys.data_ptr(),
+            values.data_ptr(),
+            layer.window or 0,
+        )
+        for layer, (keys, values) in zip(layers, kv_layers, strict=True)
+    ]
+    return torch.frombuffer(bytearray((_LayerWeights * len(entries))(*entries)), dtype=torch.uint8)
+
+
+def _make_lines(sizes: _Sizes) -> ctypes.Array[_Line]:
+    """How each streamed matrix is dealt out, in the order of `_STREAMED`."""
+    D, F, H, _, C, _, A, rows = sizes
+    return (_Line * len(_STREAMED))(
+        _line(rows // 16, pieces=D // 32, depth=2),
+        _line(D // 16, pieces=H * C // 32, depth=2),
+        _line(F // 8, pieces=-(-D // 64), depth=_DEPTH, num_experts=A),
+        _line(D // 16, pieces=-(-F // 64), depth=_DEPTH, num_experts=A, tile_units=A),
+    )
+
+
+def _count_shared_bytes(sizes: _Sizes) -> int:
+    """Shared memory of a block, piece by piece as step.cu lays it out."""
+    D, F, H, _, C, _, A, _ = sizes
+    token_bytes = -(-max(D, F) // 64) * 128 + 64
+    return (
+        _WARPS * _STAGES * _STAGE_BYTES
+        + max(A * token_bytes, _WARPS * (16 + 8 * C) * 4)
+        + max(D, H * C) * 2
+        + D * 4
+        + _WARPS * _MAX_TILES * 64
+        + 2 * ctypes.sizeof(_LayerWeights)
+        + _WARPS * 8
+        + len(_STREAMED) * 8
+        + 128
+        + 2 * _MAX_ACTIVE * 4
+        + 16
+    )
+
+
+def _fits(sizes: _Sizes, *, num_blocks: int, num_shared: int) -> bool:
+    most = max(sizes.rows // 16, sizes.D // 16, sizes.A * sizes.F // 8)  # row tiles of a phase
+    per_block = -(-most // num_blocks)
+    return (
+        num_shared <= SHARED_LIMIT
+        and sizes.D <= _MAX_COLUMNS
+        and sizes.A <= _MAX_ACTIVE
+        and per_block <= 4 * _WARPS
+        and -(-per_block // _WARPS) + 2 <= _MAX_TILES
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ _MAX_SNIPPET_CHARS = 500
 _TAG = re.compile(r"<[^<>]{0,200}>")
 
 
-class HttpSearch:
+class HttpSearch(ABC):
     """What the services share.
 
     Args:
@@ -52,11 +53,13 @@ class HttpSearch:
     async def close(self) -> None:
         return
 
+    @abstractmethod
     async def _ask(self, query: str, num_results: int) -> object:
-        raise NotImplementedError
+        """Send the query; the service's answer as JSON."""
 
+    @abstractmethod
     def _read(self, answer: object) -> list[SearchHit]:
-        raise NotImplementedError
+        """The hits in an answer."""
 
     async def _request(self, method: str, path: str, **options: Any) -> object:
         http = need("httpx2")
