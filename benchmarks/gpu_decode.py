@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from ossia.kernels.gpu.layers import GpuLayers, PagedGroup, StepInputs
-from ossia.model.config import ModelConfig
+from ossia.model.config import PUBLISHED, ModelConfig
+from ossia.model.loading import let_memory_grow
 from ossia.model.transformer import Transformer
 
 PAGE = 16
-SHAPES = {"20b": (24, 32), "120b": (36, 128)}  # layers, experts
 # vLLM 0.26.0 on the same kind of GPU, ms a step at prompt 128 (or ms for a prompt): the peer of each row.
 VLLM_STEP = {
     ("20b", 1): 3.28,
@@ -42,20 +42,6 @@ VLLM_STEP = {
 }
 VLLM_LONG = {("20b", 32000): 3.62}
 VLLM_PROMPT = {("20b", 8192): 127.5, ("20b", 32768): 640.0, ("120b", 8192): 207.0}
-
-
-def published_config(name: str) -> ModelConfig:
-    num_layers, num_experts = SHAPES[name]
-    return ModelConfig(
-        vocab_size=201088,
-        hidden_size=2880,
-        intermediate_size=2880,
-        num_hidden_layers=num_layers,
-        num_attention_heads=64,
-        num_key_value_heads=8,
-        head_dim=64,
-        num_local_experts=num_experts,
-    )
 
 
 @torch.no_grad()
@@ -307,7 +293,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=sorted(SHAPES), default="20b")
+    parser.add_argument("--model", choices=("20b", "120b"), default="20b")
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 8, 32, 64, 128])
     parser.add_argument("--context", type=int, default=192, help="tokens held: a prompt of 128 and 64 more")
     parser.add_argument("--long", type=int, nargs="*", default=[], help="further contexts, for batch 1")
@@ -317,9 +303,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args()
 
+    let_memory_grow()
     torch.manual_seed(0)
     device = torch.device("cuda:0")
-    config = published_config(options.model)
+    config = PUBLISHED[f"openai/gpt-oss-{options.model}"]
     bandwidth, flops = copy_bandwidth(), matmul_rate()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

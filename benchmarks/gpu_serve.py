@@ -16,13 +16,14 @@ import time
 from typing import Any
 
 import torch
-from benchmarks.gpu_decode import fill_randomly, published_config
+from benchmarks.gpu_decode import fill_randomly
 
 from ossia.engine.build import EngineConfig
 from ossia.engine.llm import LLM
 from ossia.engine.request import SamplingParams
 from ossia.harmony.tokenizer import Tokenizer
-from ossia.model.loading import Identity, LoadedModel, SamplingDefaults, load
+from ossia.model.config import PUBLISHED
+from ossia.model.loading import Identity, LoadedModel, SamplingDefaults, let_memory_grow, load
 from ossia.model.transformer import Transformer
 
 VLLM_OUTPUT_TOKENS_PER_SECOND = 13_500
@@ -99,8 +100,9 @@ def serve(options: argparse.Namespace) -> dict[str, Any]:
 
 def random_model(name: str) -> LoadedModel:
     """A published shape with random weights, experts packed, on the GPU."""
+    let_memory_grow()
     torch.manual_seed(0)
-    config = published_config(name)
+    config = PUBLISHED[f"openai/gpt-oss-{name}"]
     model = Transformer(config, dtype=torch.bfloat16, device="cuda", packed_experts=True)
     fill_randomly(model)
     return LoadedModel(
@@ -113,7 +115,7 @@ def random_model(name: str) -> LoadedModel:
 
 
 def answer_with_nano() -> dict[str, Any]:
-    """The same questions on the CPU in float32-exact torch and on the GPU."""
+    """The same questions on the CPU and on the GPU, there together and one by one (another kernel)."""
     questions = ["What is 17 + 25?", "How many rs are in the word 'strawberry'?", "Reverse the word 'lantern'."] * 8
     params = SamplingParams(temperature=0.0, max_tokens=200)
     answers = {}
@@ -121,9 +123,16 @@ def answer_with_nano() -> dict[str, Any]:
         llm = LLM(load("nano", device=device), config=EngineConfig(kv_cache_bytes=1 << 28))
         turns = llm.chat(questions, params, progress=False)
         answers[type(llm.engine.runner).__name__] = [turn.text for turn in turns]
+        alone = [llm.chat([question], params, progress=False)[0].text for question in questions[:3]]
     first, second = answers.values()
     same = sum(a == b for a, b in zip(first, second, strict=True))
-    return {"runners": list(answers), "questions": len(questions), "same_answers": same, "answers": second[:3]}
+    return {
+        "runners": list(answers),
+        "questions": len(questions),
+        "same_answers": same,
+        "same_answers_one_by_one": sum(a == b for a, b in zip(first, alone, strict=False)),
+        "answers": second[:3],
+    }
 
 
 if __name__ == "__main__":

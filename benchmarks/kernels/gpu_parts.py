@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gpu_decode import PAGE, Cache, copy_bandwidth, fill_randomly, graph_of, median_ms, published_config
+from gpu_decode import PAGE, Cache, copy_bandwidth, fill_randomly, graph_of, median_ms
 
 from ossia.kernels.gpu.attention import decode_attention
 from ossia.kernels.gpu.experts import down_few, gate_up_few
@@ -23,6 +23,7 @@ from ossia.kernels.gpu.layers import GpuLayers
 from ossia.kernels.gpu.linear import linear_float, linear_qkv, linear_residual
 from ossia.kernels.gpu.residual import ExpertOutputs, residual_norm
 from ossia.kernels.gpu.routing import norm_and_route
+from ossia.model.config import PUBLISHED
 from ossia.model.transformer import Transformer
 
 
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=192)
     options = parser.parse_args()
     torch.manual_seed(0)
-    device, config = torch.device("cuda:0"), published_config("20b")
+    device, config = torch.device("cuda:0"), PUBLISHED["openai/gpt-oss-20b"]
     bandwidth = copy_bandwidth()
     model = Transformer(config, dtype=torch.bfloat16, device=device, packed_experts=True)
     fill_randomly(model)

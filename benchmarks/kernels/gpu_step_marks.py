@@ -15,11 +15,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gpu_decode import PAGE, Cache, fill_randomly, median_ms, published_config
+from gpu_decode import PAGE, Cache, fill_randomly, median_ms
 
 from ossia.kernels._cuda import driver
 from ossia.kernels.gpu import step
 from ossia.kernels.gpu.layers import GpuLayers
+from ossia.model.config import PUBLISHED
 from ossia.model.transformer import Transformer
 
 VARIANTS = ((12, 7), (8, 8))  # warps and stages of the ring
@@ -33,7 +34,7 @@ NAMES = (
 
 def main() -> None:
     torch.manual_seed(0)
-    device, config = torch.device("cuda:0"), published_config("20b")
+    device, config = torch.device("cuda:0"), PUBLISHED["openai/gpt-oss-20b"]
     model = Transformer(config, dtype=torch.bfloat16, device=device, packed_experts=True)
     fill_randomly(model)
     layers = None

@@ -221,7 +221,8 @@ class Sampler:
         if banned:
             shaped = logits.clone() if shaped is logits else shaped
             at, ids = zip(*banned, strict=True)
-            shaped[self._index(list(at)), self._index(list(ids))] = -math.inf
+            # A number of Python's would be copied to the device while the host waits.
+            shaped.index_put_((self._index(list(at)), self._index(list(ids))), shaped.new_full((), -math.inf))
         return shaped
 
     def _penalise(self, logits: Tensor, rows: Row[SamplingRow], batch: _Batch) -> Tensor:

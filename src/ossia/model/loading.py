@@ -105,6 +105,8 @@ def load(name_or_path: str, *, device: str = "auto") -> LoadedModel:
     folder = resolve_model(name_or_path)
     config = read_config(folder)
     place = choose_device(device)
+    if place.type == "cuda":
+        let_memory_grow()
     is_small_on_cpu = place.type == "cpu" and is_small(config)
     is_native = place.type == "cpu" and native.is_available()
     dtype = torch.float32 if is_small_on_cpu and not is_native else torch.bfloat16
@@ -196,6 +198,17 @@ def choose_device(name: str) -> Any:
             param="device",
         )
     return device
+
+
+def let_memory_grow() -> None:
+    """Have torch map GPU memory in pages, so that what one tensor gives back fits the next of another size.
+
+    Experts are re-laid layer by layer into tensors of other sizes. With torch's fixed segments the holes between them
+    cost 16 GiB of an 80 GB card for gpt-oss-120b, which then does not fit.
+    """
+    import torch
+
+    torch.cuda.memory._set_allocator_settings("expandable_segments:True")
 
 
 def read_identity(config: Mapping[str, Any]) -> Identity:

@@ -359,6 +359,7 @@ def test_memory_of_counts_is_used_again_and_clean() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_gpu_samples_the_same_and_the_host_does_not_wait() -> None:
     params: list[dict[str, Any]] = [
         {"temperature": 0.0},
