@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ossia.cli import options
+from ossia.cli import serve_options as given
 from ossia.cli.extras import extra
 from ossia.cli.options import examples
 from ossia.core.errors import InvalidInputError
@@ -25,6 +26,7 @@ EXAMPLES = examples(
     "ossia serve --tools web_search,code_interpreter",
     "ossia serve --database postgresql+psycopg://user@host/ossia",
 )
+LOG_LEVELS = ("debug", "info", "warning", "error")
 POLICIES = ("raw", "summary", "hidden")
 DAY = 86_400.0
 MIB = 1 << 20
@@ -33,83 +35,47 @@ GIB = 1 << 30
 
 def command(
     model: options.Model = "nano",
-    host: Annotated[str, typer.Option(metavar="HOST", help="Where to listen. Others than loopback need a key.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(metavar="PORT", help="0 takes any free one.")] = 8000,
-    name: Annotated[
-        str | None,
-        typer.Option("--name", metavar="NAME", help="What clients call the model. Default: MODEL.", show_default=False),
-    ] = None,
-    api_key: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY", envvar="OSSIA_API_KEY", help="A key that is taken, beside those of `ossia keys`."),
-    ] = None,
-    allow_open: Annotated[
-        bool, typer.Option("--allow-open", help="Listen for others although no key is required.")
-    ] = False,
-    allowed_host: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A Host header that is taken beside loopback ones.")
-    ] = None,
-    cors_origin: Annotated[
-        list[str] | None, typer.Option(metavar="ORIGIN", help="Web pages of this origin may call the server.")
-    ] = None,
-    reasoning: Annotated[
-        str, typer.Option(metavar="POLICY", help="What clients see of the reasoning: raw, summary or hidden.")
-    ] = "raw",
-    tools: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES", help="Tools run for clients: web_search, code_interpreter, mcp.", show_default=False
-        ),
-    ] = None,
+    host: given.Host = "127.0.0.1",
+    port: given.Port = 8000,
+    name: given.Name = None,
+    api_key: given.ApiKey = None,
+    allow_open: given.AllowOpen = False,
+    allowed_host: given.AllowedHost = None,
+    cors_origin: given.CorsOrigin = None,
+    reasoning: given.Reasoning = "raw",
+    tools: given.Tools = None,
     unsafe_python: options.UnsafePython = False,
     search: options.Search = "docs",
     search_url: options.SearchUrl = None,
     search_key: options.SearchKey = None,
-    database: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="SQLAlchemy URL. Default: a SQLite file in $OSSIA_HOME.", show_default=False),
-    ] = None,
-    ttl_days: Annotated[float, typer.Option(metavar="N", help="Days that responses are kept; 0: for ever.")] = 30.0,
-    requests_per_minute: Annotated[int, typer.Option(metavar="N", help="For each key; 0: no limit.")] = 0,
-    tokens_per_minute: Annotated[int, typer.Option(metavar="N", help="For each key; 0: no limit.")] = 0,
-    concurrency: Annotated[int, typer.Option(metavar="N", help="Requests at once of each key; 0: no limit.")] = 0,
-    max_body_mib: Annotated[int, typer.Option(metavar="N", help="Largest request body.")] = 32,
-    drain_seconds: Annotated[
-        float, typer.Option(metavar="S", help="A stopping server waits so long for what is in progress.")
-    ] = 30.0,
-    no_docs: Annotated[bool, typer.Option("--no-docs", help="Serve no /docs and no /openapi.json.")] = False,
-    log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
+    database: given.Database = None,
+    ttl_days: given.TtlDays = 30.0,
+    requests_per_minute: given.RequestsPerMinute = 0,
+    tokens_per_minute: given.TokensPerMinute = 0,
+    concurrency: given.Concurrency = 0,
+    max_body_mib: given.MaxBodyMib = 32,
+    drain_seconds: given.DrainSeconds = 30.0,
+    no_docs: given.NoDocs = False,
+    log_level: given.LogLevel = "info",
     device: options.Device = "auto",
     kv_dtype: options.KvDtype = None,
     num_drafts: options.NumDrafts = None,
-    max_num_seqs: Annotated[
-        int | None, typer.Option(metavar="N", help="Answers that run at once. Default: 64.", show_default=False)
-    ] = None,
-    max_num_batched_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Tokens a step. Default: 2048.", show_default=False)
-    ] = None,
-    max_queue: Annotated[
-        int | None, typer.Option(metavar="N", help="Answers that may wait. Default: 1024.", show_default=False)
-    ] = None,
-    context_length: Annotated[
-        int | None, typer.Option(metavar="N", help="Default: the model's own.", show_default=False)
-    ] = None,
-    kv_cache_gib: Annotated[
-        float | None, typer.Option(metavar="N", help="Default: a share of what is free.", show_default=False)
-    ] = None,
-    no_prefix_cache: Annotated[bool, typer.Option("--no-prefix-cache", help="Compute every prompt anew.")] = False,
+    max_num_seqs: given.MaxNumSeqs = None,
+    max_num_batched_tokens: given.MaxNumBatchedTokens = None,
+    max_queue: given.MaxQueue = None,
+    context_length: given.ContextLength = None,
+    kv_cache_gib: given.KvCacheGib = None,
+    no_prefix_cache: given.NoPrefixCache = False,
+    cpu_quant: given.CpuQuant = None,
+    traces: given.Traces = False,
 ) -> None:
     """Serve a model: the Responses, Chat Completions, Completions and Messages APIs.
 
     Without MODEL it is nano. The first line of stdout is the base URL, once the server listens; logs are JSON lines on
     stderr. SIGTERM and Ctrl-C finish what is in progress.
     """
-    if log_level not in ("debug", "info", "warning", "error"):
-        raise InvalidInputError(f"--log-level is {log_level!r}; use debug, info, warning or error", param="log_level")
-    if reasoning not in POLICIES:
-        raise InvalidInputError(f"--reasoning is {reasoning!r}; use {', '.join(POLICIES)}", param="reasoning")
+    check_choice("log_level", log_level, LOG_LEVELS)
+    check_choice("reasoning", reasoning, POLICIES)
     with extra("server"):
         from ossia.server.serve import set_up_logs
         from ossia.server.settings import Limits, ReasoningPolicy, ServerSettings
@@ -135,6 +101,7 @@ def command(
         ),
         drain_seconds=drain_seconds,
         with_docs=not no_docs,
+        has_traces=traces,
     )
     set_up_logs(log_level)
     check_reach(settings)
@@ -153,7 +120,15 @@ def command(
         kv_dtype=kv_dtype,
         num_drafts=num_drafts,
         has_prefix_cache=not no_prefix_cache,
+        cpu_quant=cpu_quant,
     )
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises InvalidInputError, naming what is allowed, for anything else."""
+    if value not in allowed:
+        option = "--" + name.replace("_", "-")
+        raise InvalidInputError(f"{option} is {value!r}; use {', '.join(allowed)}", param=name)
 
 
 def check_reach(settings: ServerSettings) -> None:

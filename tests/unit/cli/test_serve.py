@@ -71,6 +71,13 @@ def test_zero_days_are_for_ever(run: Any, served: Served) -> None:
     assert served[0].settings.ttl_seconds is None
 
 
+def test_traces_and_8_bits_are_asked_for(run: Any, script: Any, served: Served) -> None:
+    result = run("serve", "--traces", "--cpu-quant", "q8")
+    assert result.exit_code == 0, result.stderr
+    assert served[0].settings.has_traces
+    assert script.sizes["cpu_quant"] == "q8"
+
+
 def test_options_reach_the_engine(run: Any, script: Any, served: Served) -> None:
     args = ["--max-num-seqs", "3", "--max-num-batched-tokens", "64", "--max-queue", "9", "--context-length", "100"]
     run("serve", *args, "--kv-cache-gib", "0.5", "--kv-dtype", "fp8", "--num-drafts", "2", "--no-prefix-cache")
@@ -83,6 +90,7 @@ def test_options_reach_the_engine(run: Any, script: Any, served: Served) -> None
         "kv_dtype": "fp8",
         "num_drafts": 2,
         "has_prefix_cache": False,
+        "cpu_quant": None,
     }
     assert served[0].model.context_length == 100
 

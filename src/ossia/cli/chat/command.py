@@ -16,6 +16,7 @@ from ossia.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from ossia.cli.chat.commands import Chat
+    from ossia.cli.chat.session import ChatSession
 
 
 EXAMPLES = examples(
@@ -61,6 +62,7 @@ def command(
     """
     from ossia.agent.turns import Sampling
     from ossia.cli.backend import open_backend
+    from ossia.cli.tools import ToolOptions, make_tools, read_servers
     from ossia.harmony.message import Effort
 
     level = Effort.parse(effort)
@@ -68,30 +70,24 @@ def command(
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if (tools or mcp) and not is_interactive and not allow_all:
         raise InvalidInputError("nobody can be asked about calls here; give --allow-all, or no --tools and --mcp")
+    choice = ToolOptions(
+        unsafe_python=unsafe_python,
+        files=files,
+        root=root or Path(),
+        search=search,
+        search_url=search_url,
+        search_key=search_key,
+    )
     # Importing torch takes most of the time to the first answer, so it happens while the question is being written.
     with ThreadPoolExecutor(max_workers=1) as background:
         loading = background.submit(
             open_backend, model, device=device, max_num_seqs=2, kv_dtype=kv_dtype, num_drafts=num_drafts
         )
-        text = "" if is_interactive else read_question()
+        text = None if is_interactive else read_question()
 
         from ossia.cli.chat.approval import Approver
-        from ossia.cli.chat.commands import Chat
-        from ossia.cli.chat.display import RunDisplay
-        from ossia.cli.chat.loop import run_loop
         from ossia.cli.chat.session import ChatSession
-        from ossia.cli.tools import ToolOptions, make_tools, read_servers
 
-        notes = sys.stdout if is_interactive else sys.stderr if sys.stderr.isatty() or show_reasoning else None
-        display = RunDisplay(out=sys.stdout, notes=notes, shows_reasoning=show_reasoning)
-        choice = ToolOptions(
-            unsafe_python=unsafe_python,
-            files=files,
-            root=root or Path(),
-            search=search,
-            search_url=search_url,
-            search_key=search_key,
-        )
         session = ChatSession(
             loading.result,
             effort=level,
@@ -103,16 +99,27 @@ def command(
         )
         with session:
             session.connect(read_servers(mcp or []))
-            chat = Chat(session, display)
-            if not is_interactive:
-                answer_pipe(chat, text)
-                return
-            if model != "nano":  # a name that leads nowhere, or minutes of reading: better told before a question
-                display.note(f"loading {model} ...")
+            if model != "nano" and text is None:  # a name that leads nowhere, or minutes of reading: better told first
+                typer.echo(f"loading {model} ...")
                 loading.result()
-            with_tools = f", tools {', '.join(tool.name for tool in session.tools)}" if len(session.tools) else ""
-            display.note(f"{model}, effort {session.effort.value}{with_tools}; /help lists the commands")
-            run_loop(chat)
+            talk(session, model=model, text=text, shows_reasoning=show_reasoning)
+
+
+def talk(session: ChatSession, *, model: str, text: str | None, shows_reasoning: bool) -> None:
+    """Answer the text of a pipe, or without one whatever is typed at the terminal."""
+    from ossia.cli.chat.commands import Chat
+    from ossia.cli.chat.display import RunDisplay
+    from ossia.cli.chat.loop import run_loop
+
+    notes = sys.stdout if text is None else sys.stderr if sys.stderr.isatty() or shows_reasoning else None
+    display = RunDisplay(out=sys.stdout, notes=notes, shows_reasoning=shows_reasoning)
+    chat = Chat(session, display)
+    if text is not None:
+        answer_pipe(chat, text)
+        return
+    with_tools = f", tools {', '.join(tool.name for tool in session.tools)}" if len(session.tools) else ""
+    display.note(f"{model}, effort {session.effort.value}{with_tools}; /help lists the commands")
+    run_loop(chat)
 
 
 def read_question() -> str:
