@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.unit.server.fuzzing import fuzz
 
 JSON = {"content-type": "application/json"}
 PATHS = ("/v1/responses", "/v1/responses/input_tokens", "/v1/conversations")
@@ -211,25 +210,8 @@ _top = st.sampled_from(
 _body = st.dictionaries(_top, _value, max_size=4)
 
 
+_bodies = st.tuples(st.booleans(), _body).map(lambda drawn: {"input": "Hello", **drawn[1]} if drawn[0] else drawn[1])
+
+
 def test_random_bodies_never_make_a_server_error(make_server, client_for):
-    app = make_server()
-    loop = asyncio.new_event_loop()
-    connection = client_for(app)
-    client = loop.run_until_complete(connection.__aenter__())
-
-    @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(_body, st.booleans(), st.sampled_from(PATHS))
-    def check(body: dict[str, Any], has_input: bool, path: str) -> None:
-        if has_input:
-            body = {"input": "Hello", **body}
-        try:
-            data = json.dumps(body).encode()
-        except ValueError:
-            return
-        loop.run_until_complete(_ask(client, path, data))
-
-    try:
-        check()
-    finally:
-        loop.run_until_complete(connection.__aexit__(None, None, None))
-        loop.close()
+    assert fuzz(make_server(), client_for, paths=PATHS, bodies=_bodies, ask=_ask) > 300

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.unit.server.fuzzing import fuzz
 
 JSON = {"content-type": "application/json"}
 PATHS = (
@@ -194,25 +193,13 @@ _message = st.fixed_dictionaries(
 _body = st.dictionaries(_top, _value, max_size=4)
 
 
+def _with_messages(drawn: tuple[list[Any], dict[str, Any]]) -> dict[str, Any]:
+    messages, body = drawn
+    return {"max_tokens": 5, "prompt": "x", "messages": messages, **body} if messages else body
+
+
+_bodies = st.tuples(st.lists(_message, max_size=3), _body).map(_with_messages)
+
+
 def test_random_bodies_never_make_a_server_error(make_server, client_for):
-    app = make_server()
-    loop = asyncio.new_event_loop()
-    connection = client_for(app)
-    client = loop.run_until_complete(connection.__aenter__())
-
-    @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(_body, st.lists(_message, max_size=3), st.sampled_from(PATHS))
-    def check(body: dict[str, Any], messages: list[Any], path: str) -> None:
-        if messages:
-            body = {"max_tokens": 5, "prompt": "x", "messages": messages, **body}
-        try:
-            data = json.dumps(body).encode()
-        except ValueError:
-            return
-        loop.run_until_complete(_ask(client, path, data))
-
-    try:
-        check()
-    finally:
-        loop.run_until_complete(connection.__aexit__(None, None, None))
-        loop.close()
+    assert fuzz(make_server(), client_for, paths=PATHS, bodies=_bodies, ask=_ask) > 300
