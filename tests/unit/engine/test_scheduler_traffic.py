@@ -410,15 +410,28 @@ class TrafficMachine(RuleBasedStateMachine):
             self.traffic.drain(random.Random(0), has_drafts=True)
 
 
+def run_machine(*, max_examples: int, step_count: int) -> int:
+    """Run the machine, whose rules assert what must hold; how many tokens were admitted in all."""
+    num_admitted: list[int] = []
+
+    class Counted(TrafficMachine):
+        def teardown(self) -> None:
+            super().teardown()
+            if hasattr(self, "traffic"):
+                num_admitted.append(self.traffic.blocks.num_query_tokens)
+
+    machine_settings = settings(max_examples=max_examples, stateful_step_count=step_count, deadline=None)
+    run_state_machine_as_test(Counted, settings=machine_settings)
+    return sum(num_admitted)
+
+
 def test_random_traffic() -> None:
-    run_state_machine_as_test(TrafficMachine, settings=settings(max_examples=40, stateful_step_count=50, deadline=None))
+    assert run_machine(max_examples=40, step_count=50) > 0
 
 
 @pytest.mark.slow
 def test_much_random_traffic() -> None:
-    run_state_machine_as_test(
-        TrafficMachine, settings=settings(max_examples=400, stateful_step_count=80, deadline=None)
-    )
+    assert run_machine(max_examples=400, step_count=80) > 1000
 
 
 def make_busy_traffic(seed: int, **changes: int | bool | None) -> Traffic:
