@@ -14,7 +14,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ossia.agent.events import (
     AgentEvent,
@@ -30,9 +29,9 @@ from ossia.agent.events import (
 from ossia.agent.turns import Sampling, Turns
 from ossia.core.errors import InvalidInputError, OssiaError
 from ossia.engine.constraint import ToolChoice, ToolGrammar, TurnConstraint
+from ossia.engine.declared import builtin_grammars, declared_grammars
 from ossia.engine.request import FinishReason as EngineFinish
 from ossia.engine.turn import Turn, Usage
-from ossia.harmony.content import FUNCTIONS, ToolNamespace
 from ossia.harmony.events import FinishReason
 from ossia.harmony.message import Conversation, Message
 from ossia.tools.base import ApprovalHook, FailureKind, ToolContext, ToolProgress, ToolResult, failure
@@ -301,29 +300,8 @@ def grammars_of(tools: ToolSet) -> tuple[ToolGrammar, ...]:
     """How the tools of a set are called. A schema that cannot be enforced is enforced as far as it can be."""
     grammars: list[ToolGrammar] = []
     for tool in tools:
-        space = tool.declaration()
-        if tool.is_builtin:
-            grammars += _builtin(space)
-        else:
-            grammars += [_declared(space.name, function.name, function.parameters) for function in space.tools]
+        grammars += (builtin_grammars if tool.is_builtin else declared_grammars)([tool.declaration()])
     return tuple(grammars)
-
-
-def _builtin(space: ToolNamespace) -> list[ToolGrammar]:
-    if not space.tools:
-        return [ToolGrammar.builtin(space.name)]
-    # A function without arguments takes an empty object, as the others take objects.
-    return [
-        ToolGrammar.builtin(
-            f"{space.name}.{tool.name}", parameters={"type": "object"} if tool.parameters is None else tool.parameters
-        )
-        for tool in space.tools
-    ]
-
-
-def _declared(space: str, name: str, parameters: Any) -> ToolGrammar:
-    function = ToolGrammar.function(name, parameters=parameters, is_strict=False)
-    return function if space == FUNCTIONS else replace(function, recipient=f"{space}.{name}")
 
 
 def _arguments(call: Message) -> dict[str, object]:

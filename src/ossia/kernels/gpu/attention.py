@@ -12,7 +12,6 @@ from torch import Tensor
 from ossia.core.errors import InvalidInputError
 from ossia.kernels._cuda import driver
 from ossia.kernels._cuda.driver import Grid
-from ossia.kernels.attention import attention_torch
 
 HEAD_DIMS = (32, 64, 128)
 MAX_GROUP = 8
@@ -95,29 +94,3 @@ def decode_attention(
         shared=8 * (16 + 8 * C) * 4 + 16,
         args=(q, q.stride(0), pages, sinks, out, scratch.shares, scratch.arrived, H, K, window or 0),
     )
-
-
-def paged_attention_torch(
-    q: Tensor,
-    *,
-    keys: Tensor,
-    values: Tensor,
-    block_table: Tensor,
-    context_lens: Tensor,
-    sinks: Tensor,
-    window: int | None,
-    cu_seqlens_q: Tensor | None = None,
-) -> Tensor:
-    """The reference, in float32: gather each sequence's pages, then attend. q [T, H, C] -> float32 [T, H, C]."""
-    N, S = block_table.shape[0], keys.shape[1]
-    ends = list(range(N + 1)) if cu_seqlens_q is None else cu_seqlens_q.tolist()
-    parts = []
-    for n, context in enumerate(context_lens.tolist()):
-        queries = q[ends[n] : ends[n + 1]].float()
-        if context == 0 or queries.shape[0] == 0:
-            parts.append(torch.zeros_like(queries))
-            continue
-        pages = block_table[n, : -(-context // S)].long()
-        k, v = keys[pages].flatten(0, 1)[:context].float(), values[pages].flatten(0, 1)[:context].float()
-        parts.append(attention_torch(queries, k, v, sinks=sinks, window=window))
-    return torch.cat(parts)

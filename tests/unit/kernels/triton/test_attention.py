@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ossia.core.errors import InvalidInputError
-from ossia.kernels.gpu.attention import DecodeScratch, check_heads, decode_attention, paged_attention_torch
+from ossia.kernels.gpu.attention import DecodeScratch, check_heads, decode_attention
+from ossia.kernels.paged_attention import paged_attention_torch
 
 pytestmark = pytest.mark.slow  # emulated, where there is no GPU
 
@@ -47,7 +48,14 @@ def test_attention_matches_float32(
     N = len(contexts)
     q, sinks = torch.randn(N, H, C, generator=generator).bfloat16() * 2, torch.randn(H, generator=generator).bfloat16()
     expected = paged_attention_torch(
-        q, keys=keys, values=values, block_table=table, context_lens=lens, sinks=sinks, window=window
+        q.float(),
+        keys,
+        values,
+        block_table=table,
+        cu_seqlens_q=torch.arange(N + 1),
+        context_lens=lens,
+        sinks=sinks,
+        window=window,
     )
     if window is not None:  # pages that left the window are gone
         for n, context in enumerate(contexts):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ossia.kernels.gpu.attention import paged_attention_torch
 from ossia.kernels.gpu.prefill import plan_queries, prefill_attention
+from ossia.kernels.paged_attention import paged_attention_torch
 
 pytest.importorskip("triton", reason="needs Triton")
 
@@ -60,14 +60,14 @@ def test_prompts_match_float32(
     cu = torch.tensor([0, *torch.tensor(counts).cumsum(0).tolist()], dtype=torch.int32)
     lens = torch.tensor(contexts, dtype=torch.int32)
     expected = paged_attention_torch(
-        q,
-        keys=keys,
-        values=values,
+        q.float(),
+        keys,
+        values,
         block_table=table,
+        cu_seqlens_q=cu,
         context_lens=lens,
         sinks=sinks,
         window=window,
-        cu_seqlens_q=cu,
     )
     if window is not None:  # pages that left the window of all queries are gone
         for n, (count, context) in enumerate(zip(counts, contexts, strict=True)):
