@@ -49,6 +49,7 @@ def test_nano_is_served_to_whoever_has_a_key(tmp_path: Path, ending: signal.Sign
                 client.with_options(api_key="ossia_wrong").models.list()
         process.send_signal(ending)
         _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
     assert "Traceback" not in errors
     assert secret not in errors
     assert "17 + 25" not in errors

@@ -1,13 +1,15 @@
 """A server process: checks that it may listen where it is told to, runs uvicorn, and stops in good order.
 
 SIGTERM and SIGINT: no new connections; /ready turns 503; streams and background responses in progress get
-`drain_seconds` to end; then the rest is ended and stored, and the process leaves. A second signal ends it at once.
+`drain_seconds` to end; then the rest is ended and stored, and the process leaves with status 0. A second signal kills
+it at once; what it leaves unfinished the next start marks as failed.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import signal
 import socket
 import sys
 import time
@@ -68,8 +70,12 @@ class _Server(uvicorn.Server):
         self._context = context
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        # Not as uvicorn does it, which would raise the signal again behind an orderly end.
         self._context.is_draining = True
-        super().handle_exit(sig, frame)
+        self.should_exit = True
 
 
 def bind(host: str, port: int) -> socket.socket:
