@@ -356,12 +356,10 @@ def test_a_gigabyte_of_output_is_cut(script: Script) -> None:
     )
     for result in (lines, block, low):
         assert len(result.text) < 25_000
-    # The kernel holds what is not yet read of its output, so it may meet its bound of memory before the cut, or die of
-    # it; then it is started again, and the model is told that its variables are gone.
-    is_short_of_memory = any("MemoryError" in result.text for result in (lines, block, low, state))
-    is_restarted = any("restarted" in result.text for result in (lines, block, low, state))
-    assert "characters left out" in lines.text or is_short_of_memory or is_restarted
-    assert state.text == "2" or is_short_of_memory or is_restarted
+    assert "characters left out" in lines.text
+    assert "characters left out" in low.text
+    # What was printed is not kept by the kernel either, so its variables outlive it.
+    assert state.text == "2"
     assert after.text == "2"
 
 

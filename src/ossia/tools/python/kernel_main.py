@@ -27,57 +27,77 @@ def main() -> None:
 
     app: Any = IPKernelApp.instance()
     app.initialize()
-    _bound_output(app.session, max_chars)
+    app.shell.history_manager.outputs = _Forgotten()
+    _bound_streams(max_chars)
+    _bound_results(app.session, max_chars)
     app.start()
 
 
-def _bound_output(session: Any, max_chars: int) -> None:
-    """Wraps the session's `send`, through which all output goes."""
-    send = session.send
+class _Forgotten(dict[int, list[Any]]):
+    """Takes the place of IPython's history of outputs, which would keep all that was printed; it holds nothing."""
+
+    def __missing__(self, key: int) -> list[Any]:
+        return []
+
+    def setdefault(self, key: int, default: Any = None) -> Any:
+        """What is appended to the list given is lost."""
+        return [] if default is None else default
+
+
+def _bound_streams(max_chars: int) -> None:
+    """Wraps what `print` and the program's file descriptors write to.
+
+    The text is cut here and not where it is sent: a program prints faster than its kernel sends, so what waits to be
+    sent would fill the kernel's memory.
+    """
+    from ipykernel.iostream import OutStream
+
+    stream_class: Any = OutStream
+    write = stream_class.write
     spent: dict[str, int] = {}
+
+    def write_bounded(stream: Any, string: object) -> int | None:
+        call = str(stream.parent_header.get("msg_id", ""))
+        if not isinstance(string, str):
+            return write(stream, string)  # raises the error that the program expects
+        if call not in spent:
+            spent.clear()
+        left = max_chars - spent.get(call, 0)
+        spent[call] = spent.get(call, 0) + len(string)
+        if left > 0:
+            write(stream, string[:left])
+        return len(string)
+
+    stream_class.write = write_bounded
+
+
+def _bound_results(session: Any, max_chars: int) -> None:
+    """Wraps the session's `send`, through which values and errors go."""
+    send = session.send
 
     def send_bounded(stream: Any, msg_or_type: Any, content: Any = None, *args: Any, **options: Any) -> Any:
         if isinstance(msg_or_type, dict):
             message = cast("dict[str, Any]", msg_or_type)
-            kind, body, parent = message["header"]["msg_type"], message["content"], message.get("parent_header")
+            kind, body = message["header"]["msg_type"], message["content"]
         else:
-            kind, body, parent = msg_or_type, content, args[0] if args else options.get("parent")
-        if kind in ("stream", "execute_result", "display_data", "error") and isinstance(body, dict):
-            call = _request_of(parent)
-            if call not in spent:
-                spent.clear()
-                spent[call] = 0
-            spent[call] += _cut(kind, cast("dict[str, Any]", body), max_chars, max_chars - spent[call])
-            if kind == "stream" and not body["text"]:
-                return None
+            kind, body = msg_or_type, content
+        if isinstance(body, dict):
+            _cut(kind, cast("dict[str, Any]", body), max_chars)
         return send(stream, msg_or_type, content, *args, **options)
 
     session.send = send_bounded
 
 
-def _request_of(parent: Any) -> str:
-    """The id of the request that a message answers; `parent` is that request or its header."""
-    if not isinstance(parent, dict):
-        return ""
-    message = cast("dict[str, Any]", parent)
-    return str(message.get("header", message).get("msg_id", ""))
-
-
-def _cut(kind: str, body: dict[str, Any], max_chars: int, left: int) -> int:
-    """Shortens the texts of a message in place; gives how much of the stream's allowance it used."""
-    if kind == "stream":
-        text = str(body.get("text", ""))
-        body["text"] = text[: max(left, 0)]
-        return len(text)
+def _cut(kind: str, body: dict[str, Any], max_chars: int) -> None:
+    """Shortens the texts of a message in place."""
     if kind == "error":
         body["evalue"] = str(body.get("evalue", ""))[:max_chars]
         body["traceback"] = [str(part)[:max_chars] for part in body.get("traceback", [])][-50:]
-        return 0
-    data: dict[str, Any] = body.get("data", {})
-    for key, value in data.items():
-        if isinstance(value, str) and not key.startswith("image/"):
-            data[key] = value[:max_chars]
-    return 0
+    elif kind in ("execute_result", "display_data"):
+        data: dict[str, Any] = body.get("data", {})
+        for key, value in data.items():
+            if isinstance(value, str) and not key.startswith("image/"):
+                data[key] = value[:max_chars]
 
 
 main()
