@@ -10,6 +10,7 @@
     │   ├── TensorMismatchError            a tensor is absent, or has a wrong shape or dtype
     │   └── UnsupportedModelError          a config of another architecture
     ├── VocabularyError                    tokenizer data that fail their checksum or contradict themselves
+    ├── DatasetError                       a folder of training data that cannot be read, or not by this tokenizer
     ├── StorageError                       no room or no right to write; what was there is untouched
     ├── TrainingError                      a run that cannot go on
     ├── EngineOverloadedError              the engine's queue is full
@@ -78,6 +79,10 @@ class UnsupportedModelError(CheckpointError):
 
 class VocabularyError(OssiaError):
     """Tokenizer data that fail their checksum or contradict themselves."""
+
+
+class DatasetError(OssiaError):
+    """A folder of training data that is absent, damaged, of another version, or made with another tokenizer."""
 
 
 class StorageError(OssiaError):
