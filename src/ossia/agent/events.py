@@ -51,12 +51,14 @@ class TurnDelta:
         events: in harmony's terms: message starts, text, ends, repairs. None for the tokens of a header.
         usage: the turn's tokens so far.
         logprobs: of the new tokens, if asked for.
+        is_cut: the turn ends with these events because it may not be longer.
     """
 
     index: int
     events: tuple[Event, ...]
     usage: Usage
     logprobs: tuple[TokenLogprob, ...] | None = None
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

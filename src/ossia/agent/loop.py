@@ -12,7 +12,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from ossia.agent.events import (
@@ -109,6 +109,8 @@ class AgentLoop:
         limits: what a run may spend.
         approve: asked before each call with the tool's full name and its arguments; False denies the call, and the
             model is told.
+        held: names of the loop's own tools whose calls end the run as the caller's do, for a caller that must ask
+            somebody who is away. It gives those that were allowed to the next `run`.
         owner: whose prefixes may be shared; see `Request.cache_salt`.
         is_constrained: hold the model to the rules while it writes. If not, they only name the tools.
     """
@@ -122,22 +124,29 @@ class AgentLoop:
         sampling: Sampling | None = None,
         limits: Limits | None = None,
         approve: ApprovalHook | None = None,
+        held: Collection[str] = (),
         owner: str = "",
         is_constrained: bool = True,
     ) -> None:
         self._turns, self._tools = turns, tools
         self._rules = TurnConstraint(tools=grammars_of(tools)) if rules is None else rules
         own = set(tools.recipients())
-        self._external = tuple(tool.recipient for tool in self._rules.tools if tool.recipient not in own)
-        self._recipients = (*own, *self._external)
+        theirs = (tool.recipient for tool in self._rules.tools if tool.recipient not in own)
+        self._external = frozenset((*theirs, *held))
+        self._recipients = tuple(own | self._external)
         self._sampling = sampling or Sampling()
         self._limits = limits or Limits()
         self._approve = approve
         self._owner = owner
         self._is_constrained = is_constrained
 
-    async def run(self, conversation: Conversation) -> AsyncGenerator[AgentEvent, None]:
+    async def run(
+        self, conversation: Conversation, *, calls: Sequence[Message] = ()
+    ) -> AsyncGenerator[AgentEvent, None]:
         """Go on with a conversation until the model answers. Closing the iterator cancels turn and tools.
+
+        Args:
+            calls: those of the conversation that were held and are made now, before the first turn.
 
         Raises:
             ContextLengthError, InvalidInputError, EngineOverloadedError, EngineDeadError: the first turn cannot be
@@ -147,6 +156,9 @@ class AgentLoop:
         run = _Run(
             messages=list(conversation.messages), deadline=None if seconds is None else time.monotonic() + seconds
         )
+        async with contextlib.aclosing(self._call_tools(run, calls)) as events:
+            async for event in events:
+                yield event
         while True:
             turn = None
             try:
@@ -165,7 +177,9 @@ class AgentLoop:
             if ended is not None:
                 yield ended
                 return
-            async with contextlib.aclosing(self._call_tools(run, turn.calls)) as events:
+            run.pending = tuple(call for call in turn.calls if call.recipient in self._external)
+            own = [call for call in turn.calls if call.recipient not in self._external]
+            async with contextlib.aclosing(self._call_tools(run, own)) as events:
                 async for event in events:
                     yield event
             if run.pending:
@@ -190,7 +204,10 @@ class AgentLoop:
             yield TurnStarted(index=index, num_prompt_tokens=len(prompt))
             async for news in turn:
                 usage = turn.readers[0].usage
-                yield TurnDelta(index=index, events=tuple(news.events), usage=usage, logprobs=news.logprobs)
+                is_cut = news.is_last and turn.readers[0].engine_finish is EngineFinish.LENGTH
+                yield TurnDelta(
+                    index=index, events=tuple(news.events), usage=usage, logprobs=news.logprobs, is_cut=is_cut
+                )
             result = turn.result()
         run.num_turns += 1
         run.usage = Usage(*(a + b for a, b in zip(run.usage, result.usage, strict=True)))
@@ -217,9 +234,8 @@ class AgentLoop:
         return None
 
     async def _call_tools(self, run: _Run, calls: Sequence[Message]) -> AsyncGenerator[AgentEvent, None]:
-        """Run a turn's calls side by side; append their results in the order of the calls."""
-        run.pending = tuple(call for call in calls if call.recipient in self._external)
-        own = list(enumerate((call for call in calls if call.recipient not in self._external), run.num_calls))
+        """Run calls side by side; append their results in the order of the calls."""
+        own = list(enumerate(calls, run.num_calls))
         run.num_calls += len(own)
         # All are told before any begins, so that whoever is asked for approval has seen what it is about.
         for number, call in own:

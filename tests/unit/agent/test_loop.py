@@ -36,12 +36,12 @@ from ossia.agent.events import (
 from ossia.agent.loop import Limits, grammars_of
 from ossia.agent.turns import Sampling
 from ossia.core.errors import ContextLengthError, EngineDeadError, EngineOverloadedError, InvalidInputError
-from ossia.engine.constraint import JsonObject, ToolChoice, ToolGrammar, TurnConstraint
+from ossia.engine.constraint import JsonObject, ToolChoice, TurnConstraint
 from ossia.engine.output_event import OutputEvent
 from ossia.engine.request import FinishReason
 from ossia.harmony.content import FunctionTool, ToolNamespace
 from ossia.harmony.events import ContentDelta
-from ossia.harmony.message import Channel, Conversation, Message, Role
+from ossia.harmony.message import Channel, Message, Role
 from ossia.tools.base import FailureKind, ToolContext, ToolProgress, ToolResult, reply
 from ossia.tools.functions import FunctionsTool
 
@@ -362,39 +362,6 @@ def test_an_unknown_tool_needs_no_approval(make_stage: MakeStage) -> None:
 
 
 # Tools that are the caller's
-
-
-def external(stage: Stage, **options: Any) -> TurnConstraint:
-    return TurnConstraint(tools=(*grammars_of(stage.tools), ToolGrammar.function("theirs", parameters={})), **options)
-
-
-def test_the_callers_calls_end_the_run(make_stage: MakeStage) -> None:
-    stage = make_stage(call("functions.theirs", '{"x": 1}'))
-    events, end = stage.run(rules=external(stage))
-    assert end.reason is StopReason.CALLS_PENDING
-    assert [message.text for message in end.pending] == ['{"x": 1}']
-    assert (end.num_calls, of_type(events, CallStarted)) == (0, [])
-    assert end.conversation.messages[-1] == end.pending[0]
-
-
-def test_of_mixed_calls_the_loop_makes_its_own(make_stage: MakeStage) -> None:
-    stage = make_stage(calls(("functions.theirs", "{}"), ("functions.add", '{"a": 2, "b": 3}')), final("done"))
-    _, end = stage.run(rules=external(stage, parallel_calls=True))
-    assert end.reason is StopReason.CALLS_PENDING
-    assert [message.recipient for message in end.pending] == ["functions.theirs"]
-    assert end.conversation.messages[-1].text == "5"
-    answer = reply(end.pending[0], "their answer")
-    _, end = stage.run(Conversation((*end.conversation.messages, answer)), rules=external(stage))
-    assert end.reason is StopReason.ANSWERED
-
-
-def test_the_callers_tools_may_be_called_in_the_last_turn(make_stage: MakeStage) -> None:
-    stage = make_stage(call("functions.theirs", "{}"))
-    _, end = stage.run(rules=external(stage), limits=Limits(max_turns=1))
-    constraint = stage.engine.requests[0].params.constraint
-    assert isinstance(constraint, TurnConstraint)
-    assert (constraint.tool_choice, constraint.allowed_tools) == (ToolChoice.AUTO, ("functions.theirs",))
-    assert end.reason is StopReason.CALLS_PENDING
 
 
 def test_a_required_call_is_required_once(make_stage: MakeStage) -> None:

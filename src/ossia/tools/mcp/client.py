@@ -49,11 +49,12 @@ class McpError(OssiaError):
 
 
 class _Entry(NamedTuple):
-    """A tool: the server's name for it, its declaration, and what checks its arguments."""
+    """A tool: the server's name for it, its declaration, what checks its arguments, and whether calls need leave."""
 
     remote_name: str
     tool: FunctionTool
     validator: Any
+    needs_leave: bool
 
 
 class _Connection(NamedTuple):
@@ -81,6 +82,11 @@ class McpTool:
     def name(self) -> str:
         return self._server.label
 
+    @property
+    def guarded(self) -> frozenset[str]:
+        """Full names of the tools whose calls need leave."""
+        return frozenset(f"{self.name}.{name}" for name, entry in self._entries.items() if entry.needs_leave)
+
     def declaration(self) -> ToolNamespace:
         return ToolNamespace(self.name, tools=tuple(entry.tool for entry in self._entries.values()))
 
@@ -95,7 +101,7 @@ class McpTool:
             _check_arguments(entry, arguments)
         except ToolError as error:
             return failure(message, str(error), kind=error.kind)
-        if self._server.needs_approval(entry.remote_name) and not await self._has_leave(name, arguments):
+        if entry.needs_leave and not await self._has_leave(name, arguments):
             text = f"The call of {self.name}.{name} was not approved."
             return failure(message, text, kind=FailureKind.DENIED)
         try:
@@ -157,13 +163,16 @@ class McpTool:
         for _ in range(_MAX_PAGES):
             page = await self._client.list_tools(cursor=cursor)
             for tool in page.tools:
-                if self._server.offers(tool.name) and len(self._entries) < MAX_TOOLS:
+                if len(self._entries) < MAX_TOOLS:
                     self._add(tool)
             cursor = page.next_cursor
             if not cursor:
                 return
 
     def _add(self, tool: Any) -> None:
+        is_read_only = tool.annotations is not None and tool.annotations.read_only_hint is True
+        if not self._server.offers(tool.name, is_read_only=is_read_only):
+            return
         name = re.sub(r"[^A-Za-z0-9_]", "_", tool.name)[:64]
         if not name or name in self._entries:
             _log.warning("the tool %r of the MCP server %s is left out: its name is taken", tool.name, self.name)
@@ -175,7 +184,8 @@ class McpTool:
         except InvalidInputError as error:
             _log.warning("the tool %r of the MCP server %s is left out: %s", tool.name, self.name, error)
             return
-        self._entries[name] = _Entry(tool.name, declared, validator)
+        needs_leave = self._server.needs_approval(tool.name, is_read_only=is_read_only)
+        self._entries[name] = _Entry(tool.name, declared, validator, needs_leave)
 
 
 async def connect_mcp(server: McpServer, *, approve: ApprovalHook | None = None) -> McpTool:

@@ -15,8 +15,37 @@ _RESERVED = frozenset(
     {"python", "browser", "container", "repo_browser", "apply_patch", "functions", "assistant", "all"}
 )
 
-Approval = Literal["always", "never"] | frozenset[str]
-"""Which calls need leave: all, none, or those of the named tools."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolFilter:
+    """Some of a server's tools.
+
+    Attributes:
+        names: by the server's own names; None leaves names aside.
+        is_read_only: those that the server says change nothing, or those of which it does not say so; None leaves
+            that aside. It is the server's word: ask this only of servers that you trust.
+    """
+
+    names: frozenset[str] | None = None
+    is_read_only: bool | None = None
+
+    def takes(self, name: str, *, is_read_only: bool) -> bool:
+        """Whether a tool is one of them. A filter that says nothing takes none."""
+        if self.names is None and self.is_read_only is None:
+            return False
+        return (self.names is None or name in self.names) and self.is_read_only in (None, is_read_only)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRules:
+    """Calls of `never` need no leave, unless they are of `always` too; all others do."""
+
+    always: ToolFilter = field(default_factory=ToolFilter)
+    never: ToolFilter = field(default_factory=ToolFilter)
+
+
+Approval = Literal["always", "never"] | frozenset[str] | ApprovalRules
+"""Which calls need leave: all, none, those of the named tools, or as rules say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +58,7 @@ class McpServer:
         environment: for the command, besides a few harmless variables.
         url: http or https.
         headers: sent with each request, as `Authorization`; never shown or logged.
-        allowed_tools: by the server's own names; None allows all.
+        allowed_tools: by the server's own names, or by a filter; None allows all.
         denied_tools: never offered, whatever is allowed.
         approval: which calls are put to the approval hook. Without a hook those calls are denied.
         timeout_s: for one call, and for connecting.
@@ -46,7 +75,7 @@ class McpServer:
     workdir: Path | None = None
     url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    allowed_tools: frozenset[str] | None = None
+    allowed_tools: frozenset[str] | ToolFilter | None = None
     denied_tools: frozenset[str] = frozenset()
     approval: Approval = "always"
     timeout_s: float = 60.0
@@ -66,10 +95,22 @@ class McpServer:
         if self.timeout_s <= 0:
             raise InvalidInputError(f"timeout_s is {self.timeout_s}; it must be above 0", param="timeout_s")
 
-    def offers(self, tool: str) -> bool:
+    def offers(self, tool: str, *, is_read_only: bool = False) -> bool:
         """Whether a tool of the server may be seen and called."""
-        return tool not in self.denied_tools and (self.allowed_tools is None or tool in self.allowed_tools)
+        allowed = self.allowed_tools
+        if tool in self.denied_tools:
+            return False
+        if isinstance(allowed, ToolFilter):
+            return allowed.takes(tool, is_read_only=is_read_only)
+        return allowed is None or tool in allowed
 
-    def needs_approval(self, tool: str) -> bool:
+    def needs_approval(self, tool: str, *, is_read_only: bool = False) -> bool:
         """Whether a call of a tool is put to the hook."""
-        return self.approval == "always" or (isinstance(self.approval, frozenset) and tool in self.approval)
+        match self.approval:
+            case ApprovalRules(always=always, never=never):
+                is_free = never.takes(tool, is_read_only=is_read_only)
+                return not is_free or always.takes(tool, is_read_only=is_read_only)
+            case frozenset() as names:
+                return tool in names
+            case word:
+                return word == "always"
