@@ -6,13 +6,11 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from ossia.core.config import build_config
 from ossia.core.errors import InvalidInputError
 from ossia.model.config import ModelConfig
-
-T = TypeVar("T")
 
 
 def _require_positive(config: object, *names: str) -> None:
@@ -156,11 +154,11 @@ def load_recipe(name_or_path: str, *, overrides: Mapping[str, Any] | None = None
     return TrainConfig(
         name=str(raw.get("name", Path(name_or_path).stem)),
         model=ModelConfig.from_hf({"model_type": "gpt_oss", **raw.get("model", {})}),
-        identity=_build(Identity, raw.get("identity", {}), "identity"),
-        data=_build(DataConfig, raw.get("data", {}), "data"),
-        optimizer=_build(OptimizerConfig, raw.get("optimizer", {}), "optimizer"),
-        loss=_build(LossConfig, raw.get("loss", {}), "loss"),
-        run=_build(RunConfig, raw.get("run", {}), "run"),
+        identity=build_config(Identity, raw.get("identity", {}), section="identity"),
+        data=build_config(DataConfig, raw.get("data", {}), section="data"),
+        optimizer=build_config(OptimizerConfig, raw.get("optimizer", {}), section="optimizer"),
+        loss=build_config(LossConfig, raw.get("loss", {}), section="loss"),
+        run=build_config(RunConfig, raw.get("run", {}), section="run"),
     )
 
 
@@ -175,45 +173,3 @@ def _read_toml(name_or_path: str) -> dict[str, Any]:
     raise InvalidInputError(
         f"no recipe '{name_or_path}': looked for {' and '.join(str(path) for path in candidates)}", param="recipe"
     )
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a TOML value fits the annotation of a field; whole numbers do as fractions, True is no number."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Union or origin is UnionType:
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is tuple:
-        return (
-            isinstance(value, tuple)
-            and len(value) == len(arguments)
-            and all(_fits(item, argument) for item, argument in zip(value, arguments, strict=True))
-        )
-    if origin is Mapping:
-        return isinstance(value, Mapping) and all(_fits(item, arguments[1]) for item in value.values())
-    if hint in (int, float):
-        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _build(kind: type[T], raw: object, section: str) -> T:
-    if not isinstance(raw, Mapping):
-        raise InvalidInputError(f"[{section}] must be a table of the recipe, got {raw!r}", param=section)
-    known = {field.name for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
-    unknown = set(raw) - known
-    if unknown:
-        raise InvalidInputError(
-            f"unknown key in [{section}]: {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}",
-            param=section,
-        )
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
-    hints = get_type_hints(kind)
-    for key, value in values.items():
-        if not _fits(value, hints[key]):
-            raise InvalidInputError(
-                f"{section}.{key} must be of type {getattr(hints[key], '__name__', hints[key])}, got {value!r}",
-                param=f"{section}.{key}",
-            )
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise InvalidInputError(f"[{section}]: {error}", param=section) from error
