@@ -6,7 +6,7 @@ import ctypes
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ class EmulatedKernel:
 
 
 class Emulator:
-    """Compiles each source once a test run."""
+    """Compiles each source once a test run; `read` gives a source's text."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, read: Callable[[str], str] = read_source) -> None:
         self.folder = folder
+        self.read = read
         self.libraries: dict[str, ctypes.CDLL] = {}
 
     def kernel(self, source: str, name: str, device: torch.device) -> EmulatedKernel:
@@ -44,7 +45,7 @@ class Emulator:
     def _build(self, source: str) -> ctypes.CDLL:
         unit, library = self.folder / f"{source}.cpp", self.folder / f"{source}.so"
         header = Path(__file__).parent / "emulator.h"
-        text = f'#include "{header}"\n{read_source(source)}\n'
+        text = f'#include "{header}"\n{self.read(source)}\n'
         unit.write_text(text, encoding="utf-8")
         expanded = self._compile("-E", str(unit))
         names = re.findall(r'extern "C"\s+void\s+(\w+)\(', expanded)
