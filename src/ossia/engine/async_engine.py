@@ -11,14 +11,17 @@ import logging
 import queue
 import threading
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable
-from typing import Any, NamedTuple, Self
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ossia.core.errors import EngineDeadError, OssiaError
 from ossia.engine.engine import Engine
 from ossia.engine.metrics import MetricsSnapshot
 from ossia.engine.output_event import OutputEvent
 from ossia.engine.request import Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +153,10 @@ class AsyncEngine:
         if self._error is not None:
             return self.engine.snapshot()
         return await self._call(self.engine.snapshot)
+
+    async def update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """As `Engine.update_weights`, between two steps."""
+        await self._call(lambda: self.engine.update_weights(weights))
 
     async def record_repairs(self, kinds: list[str]) -> None:
         """Count what a parser had to mend in this engine's output."""

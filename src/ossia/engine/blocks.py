@@ -242,6 +242,10 @@ class BlockManager:
         sequence.num_hashed = 0
         sequence.num_computed = 0
 
+    def drop_prefixes(self) -> None:
+        """Forget all prefixes, for their keys and values are those of old weights. No sequence may hold pages."""
+        self._pool.drop_keys()
+
     def check_integrity(self, sequences: Iterable[Sequence]) -> None:
         """Check that pages, keys and block tables agree.
 

@@ -12,6 +12,7 @@ from ossia.engine.blocks import BlockManager
 from ossia.engine.engine import Engine
 from ossia.engine.kv_cache import DEFAULT_PAGE_SIZE, PagedKVCache, has_full_layers, has_sliding_layers
 from ossia.engine.native_runner import CACHE_DTYPES, NativeRunner
+from ossia.engine.routing import RoutingPages
 from ossia.engine.runner import Runner, TorchRunner, choose_page_count
 from ossia.engine.scheduler import Scheduler, SchedulerConfig
 from ossia.engine.speculate import LookupConfig, PromptLookup
@@ -42,6 +43,7 @@ class EngineConfig:
         has_prefix_cache: keep the pages of what was computed, for requests that begin alike.
         num_drafts: draft so many tokens by prompt lookup at most; 0 for none.
         cpu_quant: "q8" keeps attention's projections and lm_head in 8 bits, for the C++ kernels on a CPU.
+        records_routing: tell with each answer which experts its tokens went to (see `engine.routing`).
     """
 
     max_num_seqs: int = 64
@@ -55,6 +57,7 @@ class EngineConfig:
     has_prefix_cache: bool = True
     num_drafts: int = 0
     cpu_quant: str = "none"
+    records_routing: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed in (("kv_dtype", KV_DTYPES), ("cpu_quant", CPU_QUANT)):
@@ -91,6 +94,9 @@ def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None, has
             max_num_seqs=config.max_num_seqs,
         )
     cache = PagedKVCache(shape, num_pages=num_pages, page_size=config.page_size, dtype=dtype, device=weight.device)
+    routing = None
+    if config.records_routing:
+        routing = RoutingPages(shape, num_pages=num_pages, page_size=config.page_size, device=weight.device)
     blocks = BlockManager(
         num_pages,
         page_size=config.page_size,
@@ -113,18 +119,26 @@ def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None, has
             cpu_quant=config.cpu_quant,
             max_num_seqs=config.max_num_seqs,
             context_length=limits.context_length,
+            routing=routing,
         ),
         scheduler=Scheduler(limits, blocks=blocks),
         tokenizer=loaded.tokenizer,
         stop_ids=loaded.stop_ids,
         lookup=PromptLookup(LookupConfig(max_drafts=config.num_drafts)) if config.num_drafts else None,
         has_overlap=weight.device.type == "cuda" if has_overlap is None else has_overlap,
+        routing=routing,
         device=weight.device,
     )
 
 
 def make_runner(
-    model: Transformer, *, cache: PagedKVCache, max_num_seqs: int, context_length: int, cpu_quant: str = "none"
+    model: Transformer,
+    *,
+    cache: PagedKVCache,
+    max_num_seqs: int,
+    context_length: int,
+    cpu_quant: str = "none",
+    routing: RoutingPages | None = None,
 ) -> Runner:
     """The fastest runner for where the model lies: kernels of our own where they take it, else plain torch.
 
@@ -141,14 +155,16 @@ def make_runner(
             param="cpu_quant",
         )
     if device.type == "cpu" and native.is_available() and cache.dtype in CACHE_DTYPES:
-        return NativeRunner(model, cache=cache, quantize=None if cpu_quant == "none" else cpu_quant)
+        return NativeRunner(model, cache=cache, quantize=None if cpu_quant == "none" else cpu_quant, routing=routing)
     if can_use_gpu_kernels(model, cache=cache):
         from ossia.engine.cuda_runner import CudaRunner
 
-        runner = CudaRunner(model, cache=cache, max_num_seqs=max_num_seqs, context_length=context_length)
+        runner = CudaRunner(
+            model, cache=cache, max_num_seqs=max_num_seqs, context_length=context_length, routing=routing
+        )
         logger.info("captured the decode graphs in %.1f s", runner.warm_up())
         return runner
-    return TorchRunner(model, cache=cache)
+    return TorchRunner(model, cache=cache, routing=routing)
 
 
 def can_use_gpu_kernels(model: Transformer, *, cache: PagedKVCache) -> bool:

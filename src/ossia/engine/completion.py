@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ossia.engine.output_event import OutputEvent, TokenLogprob
+from ossia.engine.output_event import Choices, OutputEvent, TokenLogprob
 from ossia.engine.request import FinishReason, Request
 
 
@@ -20,6 +20,7 @@ class Answer:
         stop: the stop string or stop id that was met.
         logprobs: one for each token, if asked for.
         error: what went wrong, for FinishReason.ERROR.
+        routing: the experts of prompt and answer, if the engine records them; see `OutputEvent`.
     """
 
     index: int
@@ -29,6 +30,7 @@ class Answer:
     stop: str | int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
     error: str | None = None
+    routing: Choices | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,4 +96,5 @@ class Collector:
             stop=last.stop,
             logprobs=tuple(lp for event in events for lp in event.logprobs or ()) if wants_logprobs else None,
             error=last.error,
+            routing=last.routing,
         )

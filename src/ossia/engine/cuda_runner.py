@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import bisect
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from ossia.engine.batch import Batch, BatchBuilder, Group, Padding, SampledStep
 from ossia.engine.kv_cache import PagedKVCache
 from ossia.engine.plan import StepPlan
+from ossia.engine.routing import RoutingPages
 from ossia.engine.runner import StepLogits, step_logits
 from ossia.kernels.gpu.layers import GpuLayers, PagedGroup, StepInputs
 from ossia.model.transformer import Transformer
@@ -39,17 +41,28 @@ class CudaRunner:
         cache: bfloat16, on the same GPU.
         max_num_seqs: the largest decode step.
         context_length: tokens of the longest sequence.
+        routing: where to record which experts each token goes to; None records nothing. It is written by the graphs,
+            too, and a sequence that decodes alone then does without the one kernel for all layers.
 
     Raises:
         InvalidInputError: shapes that the kernels do not take.
     """
 
-    def __init__(self, model: Transformer, *, cache: PagedKVCache, max_num_seqs: int, context_length: int) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        cache: PagedKVCache,
+        max_num_seqs: int,
+        context_length: int,
+        routing: RoutingPages | None = None,
+    ) -> None:
         config = model.config
         self.cache = cache
         self.builder = BatchBuilder(config, page_size=cache.page_size, device=cache.device)
         layers = [cache.layer(index) for index in range(config.num_hidden_layers)]
-        self._layers = GpuLayers(model, kv_layers=layers, device=cache.device)
+        record = None if routing is None else routing.write_layer
+        self._layers = GpuLayers(model, kv_layers=layers, device=cache.device, record=record)
         self._num_blocks = -(-context_length // cache.page_size)
         self._sizes = graph_sizes(max_num_seqs)
         self._graphs: dict[int, _Graph] = {}
@@ -79,6 +92,10 @@ class CudaRunner:
         graph.graph.replay()
         logits = graph.logits[:num_seqs]
         return StepLogits(logits, logits.sum(dim=-1).isfinite(), ())
+
+    def update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """As `Runner.update_weights`. The graphs read the new values where the old ones were."""
+        self._layers.update_weights(weights)
 
     def _get(self, size: int) -> _Graph:
         if size not in self._graphs:

@@ -13,10 +13,12 @@ import itertools
 import logging
 import secrets
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ossia.core.errors import EngineOverloadedError, InvalidInputError
 from ossia.engine.batch import SampledStep
@@ -28,6 +30,7 @@ from ossia.engine.metrics import Metrics, MetricsSnapshot
 from ossia.engine.output_event import OutputEvent
 from ossia.engine.plan import ScheduledSequence, StepPlan
 from ossia.engine.request import FinishReason, Request, SamplingParams, check_request
+from ossia.engine.routing import RoutingPages
 from ossia.engine.runner import PromptLogits, Runner, StepLogits
 from ossia.engine.sampler import Sampler, SamplerOutput, SamplingRow, make_rows
 from ossia.engine.scheduler import Scheduler
@@ -69,6 +72,7 @@ class Engine:
         tokenizer: the model's.
         stop_ids: tokens that end an answer whose request names none.
         lookup: makes drafts; None for no speculation.
+        routing: where the runner records the experts of each token, to be told at an answer's end.
         has_overlap: launch a step before the one before is known; no gain on a CPU, and not together with `lookup`.
         device: where the logits are.
 
@@ -85,12 +89,14 @@ class Engine:
         stop_ids: tuple[int, ...],
         lookup: PromptLookup | None = None,
         has_overlap: bool = False,
+        routing: RoutingPages | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.runner, self.scheduler, self.tokenizer = runner, scheduler, tokenizer
         self.metrics = Metrics()
         self._stop_ids = stop_ids
         self._lookup = lookup
+        self._routing = routing
         self._has_overlap = has_overlap and lookup is None
         self._vocab_size = tokenizer.vocab_size
         self._sampler = Sampler(vocab_size=self._vocab_size, device=device)
@@ -342,7 +348,7 @@ class Engine:
             return
         event = answer.event(delta)
         if event is not None:
-            self._news.append(event)
+            self._news.append(event if delta.finish_reason is None else self._add_routing(event, sequence))
         if delta.finish_reason is not None:
             self._forget(answer, delta.finish_reason)
 
@@ -397,8 +403,18 @@ class Engine:
         """End an answer from outside, and tell so."""
         answer = self._answers.get(sequence)
         if answer is not None:
-            self._news.append(answer.end_event(reason, error=error))
+            self._news.append(self._add_routing(answer.end_event(reason, error=error), sequence))
             self._forget(answer, reason)
+
+    def _add_routing(self, event: OutputEvent, sequence: Sequence) -> OutputEvent:
+        """The last event of an answer, with the experts of its tokens if they are recorded; its pages are still held.
+
+        The last token was not computed, or by a step that came too early and does not count.
+        """
+        if self._routing is None:
+            return event
+        num_tokens = min(sequence.num_computed, len(sequence.token_ids) - 1)
+        return event._replace(routing=self._routing.read(sequence.full_pages, num_tokens=num_tokens))
 
     def _forget(self, answer: LiveAnswer, reason: FinishReason) -> None:
         sequence, request_id = answer.sequence, answer.request.id
@@ -410,6 +426,29 @@ class Engine:
             del self._by_request[request_id]
         self._gone.append(sequence)
         self.metrics.finished[reason.value] += 1
+
+    # Weights
+
+    def update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on with other weights of the same model, which are copied in memory to where the runner holds its own.
+
+        What the prefix cache has is forgotten. Memory that the runner shares with `weights` is not copied.
+
+        Args:
+            weights: by the parameter names of a dense `Transformer`. Packed experts are rounded to MXFP4.
+
+        Raises:
+            InvalidInputError: requests are running, whose keys and values are those of the old weights.
+            TensorMismatchError: the weights are not this model's; nothing was changed.
+        """
+        if self.scheduler.has_work or self._launched is not None:
+            raise InvalidInputError(
+                f"{len(self._by_request)} requests are running on the old weights; step until they are done, or cancel "
+                "them, and update then",
+                param="weights",
+            )
+        self.runner.update_weights(weights)
+        self.scheduler.blocks.drop_prefixes()
 
     # State
 

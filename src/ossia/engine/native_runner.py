@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from ossia.engine.batch import Batch, BatchBuilder, Group, SampledStep
 from ossia.engine.kv_cache import PagedKVCache
 from ossia.engine.plan import StepPlan
+from ossia.engine.routing import RoutingPages
 from ossia.engine.runner import PromptLogits, StepLogits
 from ossia.kernels.native_model import NativeBatch, NativeCache, NativeModel
 from ossia.model.transformer import Transformer
+from ossia.model.update import update_weights
 
 CACHE_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -24,14 +28,22 @@ class NativeRunner:
         model: on the CPU, float32 or bfloat16, experts dense or packed.
         cache: on the CPU, float32 or bfloat16.
         quantize: "q8" keeps attention's projections and lm_head in 8 bits; None is faithful to the checkpoint.
+        routing: where to record which experts each token goes to; None records nothing.
 
     Raises:
         InvalidInputError: weights or a cache that the kernels do not take.
         OssiaError: the kernels are not in use here.
     """
 
-    def __init__(self, model: Transformer, *, cache: PagedKVCache, quantize: str | None = None) -> None:
-        self.model, self.cache = model, cache
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        cache: PagedKVCache,
+        quantize: str | None = None,
+        routing: RoutingPages | None = None,
+    ) -> None:
+        self.model, self.cache, self.routing = model, cache, routing
         self.builder = BatchBuilder(model.config, page_size=cache.page_size, device="cpu")
         self._native = NativeModel(model, quantize=quantize)
         layers = [cache.layer(index) for index in range(model.config.num_hidden_layers)]
@@ -43,18 +55,31 @@ class NativeRunner:
         batch = self.builder.build(plan, last=last)
         num_samples = batch.sample_rows.shape[0]
         rows = [batch.sample_rows, *(torch.arange(wanted.begin, wanted.end) for wanted in batch.prompt_rows)]
+        chosen = None
+        if self.routing is not None:
+            config = self.model.config
+            shape = (config.num_hidden_layers, len(batch.token_ids), config.num_experts_per_tok)
+            chosen = torch.empty(shape, dtype=torch.int32)
         out = self._native.step(
             self._inputs(batch),
             out_rows=torch.cat(rows).to(torch.int32),
             needs_logits=not batch.prompt_rows and num_samples > 0,
             needs_hidden=bool(batch.prompt_rows),
+            chosen=chosen,
         )
+        if self.routing is not None and chosen is not None and batch.full is not None:
+            self.routing.write(chosen, slot_mapping=batch.full.slot_mapping)
         if out.hidden is None:
             logits = self._empty() if out.logits is None else out.logits
             return StepLogits(logits, logits.sum(dim=-1).isfinite(), ())
         # A prompt's logits could be larger than the model: they are made piece by piece, when they are wanted.
         logits = self._to_logits(out.hidden[:num_samples])
         return StepLogits(logits, logits.sum(dim=-1).isfinite(), self._prompt_logits(batch, out.hidden[num_samples:]))
+
+    def update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """As `Runner.update_weights`; also for a model whose weights changed where they lie."""
+        update_weights(self.model, weights)
+        self._native.refresh()
 
     def _inputs(self, batch: Batch) -> NativeBatch:
         groups = [group for group in (batch.full, batch.sliding) if group is not None]

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ossia.engine.request import FinishReason
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Choices: TypeAlias = "NDArray[np.integer[Any]]"
+"""Experts of tokens, int [T, L, A], L being layers and A the experts that are active."""
 
 
 class TokenLogprob(NamedTuple):
@@ -37,6 +44,8 @@ class OutputEvent(NamedTuple):
         stop: the stop string or stop id that was met.
         error: what went wrong, for FinishReason.ERROR.
         num_cached: prompt tokens that the prefix cache spared.
+        routing: at the end, if the engine records it: the experts of all tokens that were computed, prompt and answer
+            but for the last token. Fewer, if the answer was ended from outside.
     """
 
     request_id: str
@@ -49,3 +58,4 @@ class OutputEvent(NamedTuple):
     stop: str | int | None = None
     error: str | None = None
     num_cached: int = 0
+    routing: Choices | None = None

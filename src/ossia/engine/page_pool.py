@@ -88,6 +88,13 @@ class PagePool:
             self._pages[key] = page
             self._keys[page] = key
 
+    def drop_keys(self) -> None:
+        """Forget what every page shows: idle ones become free, held ones are found no more."""
+        self._free.extend(reversed(self._idle))
+        self._idle.clear()
+        self._pages.clear()
+        self._keys.clear()
+
     def key_of(self, page: int) -> BlockKey | None:
         return self._keys.get(page)
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,9 +21,11 @@ from ossia.engine.kv_cache import (
     pages_in_budget,
 )
 from ossia.engine.plan import StepPlan
+from ossia.engine.routing import RoutingPages, RoutingRecorder
 from ossia.kernels.paged_attention import PagedReads, paged_attention, plan_reads, write_kv
 from ossia.model.config import ModelConfig
 from ossia.model.transformer import Transformer
+from ossia.model.update import update_weights
 
 PROMPT_PIECE = 256
 """Rows whose logits are made at once for the logprobs of a prompt: 206 MB for the published vocabulary."""
@@ -84,6 +86,10 @@ class Runner(Protocol):
         """
         ...
 
+    def update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over new values, in place, as `ossia.model.update.update_weights` does."""
+        ...
+
 
 class PagedAttention:
     """The attention backend over pages, for the tokens of one batch.
@@ -141,10 +147,11 @@ class TorchRunner:
     Args:
         model: whose weights lie on the cache's device.
         cache: in the model's dtype, or float8_e4m3fn.
+        routing: where to record which experts each token goes to; None records nothing.
     """
 
-    def __init__(self, model: Transformer, *, cache: PagedKVCache) -> None:
-        self.model, self.cache = model, cache
+    def __init__(self, model: Transformer, *, cache: PagedKVCache, routing: RoutingPages | None = None) -> None:
+        self.model, self.cache, self.routing = model, cache, routing
         self.builder = BatchBuilder(model.config, page_size=cache.page_size, device=cache.device)
 
     @torch.inference_mode()
@@ -154,8 +161,15 @@ class TorchRunner:
         attention = PagedAttention(
             self.cache, batch=batch, config=self.model.config, dtype=self.model.norm.weight.dtype
         )
-        hidden = self.model(batch.token_ids, positions=batch.positions, attention=attention)
+        router = None
+        if self.routing is not None and batch.full is not None:
+            router = RoutingRecorder(self.routing, slot_mapping=batch.full.slot_mapping)
+        hidden = self.model(batch.token_ids, positions=batch.positions, attention=attention, router=router)
         return step_logits(hidden, batch=batch, to_logits=self.model.logits)
+
+    def update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """As `Runner.update_weights`."""
+        update_weights(self.model, weights)
 
 
 def step_logits(hidden: Tensor, *, batch: Batch, to_logits: Callable[[Tensor], Tensor]) -> StepLogits:

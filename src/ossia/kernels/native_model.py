@@ -28,6 +28,7 @@ from ossia.kernels.mxfp4 import Mxfp4
 from ossia.kernels.native import (
     KIND_BF16,
     KIND_F32,
+    Q8,
     CLayer,
     CMatrix,
     CModel,
@@ -123,8 +124,8 @@ class NativeOutput(NamedTuple):
 class NativeModel:
     """A `Transformer`'s weights as the library sees them.
 
-    Matrices are used where they lie; vectors (norms, biases, sinks) are copied to float32, so a model that is trained
-    further needs a new one.
+    Matrices are used where they lie; vectors (norms, biases, sinks) that are not float32 are copied, and so is what is
+    quantised. When the model's values have changed in place, `refresh` brings the copies up to date.
 
     Args:
         model: a `ossia.model.transformer.Transformer` on the CPU, float32 or bfloat16, experts dense or packed.
@@ -143,6 +144,8 @@ class NativeModel:
         self.library = require()
         self.config = model.config
         self._kept: list[Any] = [model]
+        self._copies: list[tuple[Tensor, Tensor]] = []  # the model's tensor, and its copy in float32
+        self._rounded: list[tuple[Tensor, Q8]] = []  # the model's tensor, and its copy in 8 bits
         self._quantize = quantize is not None
         config = self.config
         self._layers = (CLayer * config.num_hidden_layers)(*map(self._layer, model.layers))
@@ -170,6 +173,16 @@ class NativeModel:
             layers=ctypes.cast(self._layers, ctypes.POINTER(CLayer)),
         )
         self._contiguous: tuple[Any, NativeCache] | None = None
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy again what was copied, from the model's tensors as they are now; their addresses must be the same."""
+        for source, copy in self._copies:
+            copy.copy_(source)
+        for source, copy in self._rounded:
+            new = quantize_q8(source)
+            copy.data.copy_(new.data)
+            copy.scales.copy_(new.scales)
 
     def step(
         self,
@@ -306,16 +319,24 @@ class NativeModel:
 
     def _matrix(self, name: str, weight: Weight, bias: Tensor | None = None, *, may_quantize: bool = False) -> CMatrix:
         if may_quantize and self._quantize and isinstance(weight, Tensor):
-            weight = quantize_q8(weight)
-        wide = None if bias is None else bias.detach().float().contiguous()
+            rounded = quantize_q8(weight)
+            self._rounded.append((weight, rounded))
+            weight = rounded
+        wide = None if bias is None else self._widen(bias)
         self._kept += [weight, wide]
         return c_matrix(weight, wide, name=name)
 
     def _vector(self, tensor: Tensor) -> int:
         """The address of a float32 copy, or of the tensor itself if it is that already."""
-        wide = tensor.detach().float().contiguous()
+        wide = self._widen(tensor)
         self._kept.append(wide)
         return wide.data_ptr()
+
+    def _widen(self, tensor: Tensor) -> Tensor:
+        wide = tensor.detach().float().contiguous()
+        if wide.data_ptr() != tensor.data_ptr():
+            self._copies.append((tensor, wide))
+        return wide
 
 
 def _experts(experts: Any, name: str) -> Weight:

@@ -13,8 +13,8 @@ bfloat16's rounding of the stream, not to the bit. Within one way they do not de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from ossia.kernels.gpu.prefill import QueryBlocks, plan_queries, prefill_attenti
 from ossia.kernels.gpu.residual import ExpertOutputs, residual_norm, rope_and_store
 from ossia.kernels.gpu.routing import RoutingBuffers, choose_tile_size, norm_and_route, route_many
 from ossia.kernels.gpu.step import DecodeStep
-from ossia.kernels.gpu.weights import GpuLayer, take_layer
+from ossia.kernels.gpu.weights import GpuLayer, take_layer, update_layer
 
 
 class PagedGroup(NamedTuple):
@@ -57,6 +57,12 @@ class StepInputs(NamedTuple):
     full: PagedGroup | None
     sliding: PagedGroup | None
     max_queries: int
+
+
+class Record(Protocol):
+    """Takes the experts of a step's tokens in one layer; must not wait on the host, for graphs capture it."""
+
+    def __call__(self, layer: int, chosen: Tensor, *, slot_mapping: Tensor) -> None: ...
 
 
 MANY_FROM = 512
@@ -99,12 +105,20 @@ class GpuLayers:
             released layer by layer; afterwards it cannot run by itself.
         kv_layers: keys and values of each layer, bfloat16 [P, S, K, C] each.
         device: the GPU.
+        record: told the experts of every token: layer, int32 [T, A], and slot_mapping [T] of the full layers.
 
     Raises:
         InvalidInputError: shapes that the kernels do not take.
     """
 
-    def __init__(self, model: Any, *, kv_layers: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        kv_layers: Sequence[tuple[Tensor, Tensor]],
+        device: torch.device,
+        record: Record | None = None,
+    ) -> None:
         config = model.config
         check_heads(
             num_heads=config.num_attention_heads,
@@ -112,7 +126,7 @@ class GpuLayers:
             head_dim=config.head_dim,
             page_size=kv_layers[0][0].shape[1],
         )
-        self.config, self.device = config, device
+        self.config, self.device, self._record = config, device, record
         self.layers: list[GpuLayer] = []
         for index, layer in enumerate(model.layers):
             self.layers.append(take_layer(layer, window=config.window(index), device=device))
@@ -136,6 +150,18 @@ class GpuLayers:
             device=self.device,
         )
 
+    @torch.no_grad()
+    def update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Write a dense model's weights, by parameter name, over these; experts are rounded to MXFP4.
+
+        Addresses stay, so graphs that were captured run with the new values.
+        """
+        self.embedding.copy_(weights["embed_tokens.weight"])
+        self.final_norm.copy_(weights["norm.weight"])
+        self.lm_head.copy_(weights["lm_head.weight"])
+        for index, layer in enumerate(self.layers):
+            update_layer(layer, weights, prefix=f"layers.{index}.")
+
     @torch.inference_mode()
     def decode(self, inputs: StepInputs) -> Tensor:
         """Run a step in which every sequence has one query.
@@ -144,7 +170,7 @@ class GpuLayers:
             bfloat16 [N, D], after the final norm: a buffer that the next step of N sequences overwrites.
         """
         N = inputs.token_ids.shape[0]
-        if N == 1 and self._step.is_possible:
+        if N == 1 and self._step.is_possible and self._record is None:
             return self._step.run(
                 token_id=inputs.token_ids,
                 position=inputs.positions,
@@ -199,6 +225,7 @@ class GpuLayers:
             norm = self.layers[index + 1].attn_norm if index + 1 < len(self.layers) else self.final_norm
             update = self._attend(layer, index, inputs, normed, blocks)
             experts = run_experts(layer, stream, update, total)
+            self._note(index, experts.routing, inputs)
             residual_norm(total, num_tokens=T, norm=norm, eps=eps, experts=experts, stream=stream, normed=normed)
         return normed
 
@@ -295,6 +322,12 @@ class GpuLayers:
         down_few(hidden, packed=layer.down, bias=layer.down_bias, routing=routing, out=parts)
         return ExpertOutputs(parts, routing)
 
+    def _note(self, index: int, routing: RoutingBuffers, inputs: StepInputs) -> None:
+        """Hand a layer's choices to whoever records them."""
+        if self._record is not None and inputs.full is not None:
+            chosen = routing.pair_expert[: routing.num_pairs].view(-1, routing.num_active)
+            self._record(index, chosen, slot_mapping=inputs.full.slot_mapping)
+
     def _routing(self, num_tokens: int, *, tile_size: int) -> RoutingBuffers:
         return RoutingBuffers(
             num_tokens=num_tokens,
@@ -372,6 +405,7 @@ class GpuLayers:
             out=work.hidden,
         )
         down_few(work.hidden, packed=layer.down, bias=layer.down_bias, routing=work.routing, out=work.parts)
+        self._note(index, work.routing, inputs)
         residual_norm(
             work.stream if is_few else work.total,
             num_tokens=num_tokens,

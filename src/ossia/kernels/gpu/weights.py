@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ossia.core.errors import InvalidInputError
 from ossia.kernels.gpu.experts import pack_experts
+from ossia.kernels.mxfp4 import pack_mxfp4
 
 
 class GpuLayer(NamedTuple):
@@ -81,3 +83,35 @@ def take_layer(layer: Any, *, window: int | None, device: torch.device) -> GpuLa
         down_bias=moved(experts.down_bias),
         window=window,
     )
+
+
+_NAMES = {
+    "attn_norm": "attn_norm.weight",
+    "qkv": "attn.qkv.weight",
+    "qkv_bias": "attn.qkv.bias",
+    "out": "attn.out.weight",
+    "out_bias": "attn.out.bias",
+    "sinks": "attn.sinks",
+    "mlp_norm": "mlp_norm.weight",
+    "router": "mlp.router.weight",
+    "router_bias": "mlp.router.bias",
+    "gate_up_bias": "mlp.experts.gate_up_bias",
+    "down_bias": "mlp.experts.down_bias",
+}
+"""Fields of `GpuLayer` and the model's names of what they hold."""
+
+
+def update_layer(layer: GpuLayer, weights: Mapping[str, Tensor], *, prefix: str) -> None:
+    """Write new values into a layer's tensors, whose addresses kernels and graphs keep.
+
+    Args:
+        layer: to change.
+        weights: of a dense model, any dtype and device.
+        prefix: of this layer's names, as "layers.3.".
+    """
+    for field, name in _NAMES.items():
+        getattr(layer, field).copy_(weights[prefix + name])
+    for field in ("gate_up", "down"):
+        held: Tensor = getattr(layer, field)
+        packed = pack_mxfp4(weights[f"{prefix}mlp.experts.{field}"].to(held.device))
+        held.copy_(pack_experts(packed.blocks.contiguous(), scales=packed.scales.contiguous()))
