@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_serve.py --model 20b --requests 512 --prompt 512 --output 256
     python benchmarks/gpu_serve.py --model 20b --memory-gb 16 --requests 1 --prompt 32000 --output 64
+    python benchmarks/gpu_serve.py --model 20b --max-num-seqs 512 --where-time-goes
     python benchmarks/gpu_serve.py --nano
 
 Weights are drawn as in benchmarks/gpu_decode.py. Every request runs to its full length. The prefix cache is off.
@@ -12,14 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import statistics
 import time
-from typing import Any
+from collections import defaultdict
+from typing import Any, NamedTuple
 
 import torch
 from benchmarks.gpu_decode import fill_randomly
 
 from ossia.engine.build import EngineConfig
 from ossia.engine.llm import LLM
+from ossia.engine.plan import StepPlan
 from ossia.engine.request import SamplingParams
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.config import PUBLISHED
@@ -42,6 +46,7 @@ def main() -> None:
     parser.add_argument("--batched-tokens", type=int, default=8192)
     parser.add_argument("--context", type=int, default=None)
     parser.add_argument("--memory-gb", type=float, help="cut the card to so many GB (10^9 bytes)")
+    parser.add_argument("--where-time-goes", action="store_true", help="time each kind of step on host and device")
     parser.add_argument("--nano", action="store_true", help="answer questions with nano instead")
     options = parser.parse_args()
     if options.memory_gb:
@@ -73,6 +78,7 @@ def serve(options: argparse.Namespace) -> dict[str, Any]:
     prompts = torch.randint(0, 199_000, (options.requests, options.prompt), generator=generator).tolist()
     params = SamplingParams(temperature=0.0, max_tokens=options.output, ignore_eos=True)
     llm.generate(prompts[:2], SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True), progress=False)
+    clock = StepClock(llm) if options.where_time_goes else None
     start = time.perf_counter()
     done = llm.generate(prompts, params, progress=False)
     seconds = time.perf_counter() - start
@@ -93,9 +99,58 @@ def serve(options: argparse.Namespace) -> dict[str, Any]:
         "num_preemptions": snapshot.num_preemptions,
         "peak_memory_gb": round(torch.cuda.max_memory_reserved() / 1e9, 2),
         "errors": sorted({a.error for c in done for a in c.answers if a.error}),
+        "steps": clock.report() if clock is not None else None,
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
     }
+
+
+class _Step(NamedTuple):
+    """One step: what it was, when its forward pass was called and left on the host, and its bounds on the device."""
+
+    kind: str
+    called: float
+    left: float
+    begin: torch.cuda.Event
+    end: torch.cuda.Event
+
+
+class StepClock:
+    """Times the steps of an engine from now on, waiting for none of them."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._steps: list[_Step] = []
+        self._forward = llm.engine.runner.forward
+        llm.engine.runner.forward = self._timed  # type: ignore[method-assign]
+
+    def _timed(self, plan: StepPlan, **options: Any) -> Any:
+        num_seqs = len(plan.scheduled)
+        is_decode = plan.num_tokens == num_seqs
+        kind = f"decode, {-(-num_seqs // 64) * 64} sequences or fewer" if is_decode else "with prompts"
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        called = time.perf_counter()
+        begin.record()
+        logits = self._forward(plan, **options)
+        end.record()
+        self._steps.append(_Step(kind, called, time.perf_counter(), begin, end))
+        return logits
+
+    def report(self) -> dict[str, dict[str, float]]:
+        """By kind of step, in ms: the median from one call to the next, of the host in the call, and of the device."""
+        torch.cuda.synchronize()
+        kinds: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        for step, after in zip(self._steps, self._steps[1:], strict=False):
+            device = step.begin.elapsed_time(step.end)
+            kinds[step.kind].append((1e3 * (after.called - step.called), 1e3 * (step.left - step.called), device))
+        names = ("from call to call", "host in forward", "device in forward")
+        return {
+            kind: {"steps": len(rows), "seconds": round(sum(row[0] for row in rows) / 1e3, 2)}
+            | {
+                name: round(statistics.median(column), 2)
+                for name, column in zip(names, zip(*rows, strict=True), strict=True)
+            }
+            for kind, rows in sorted(kinds.items())
+        }
 
 
 def random_model(name: str) -> LoadedModel:
