@@ -7,7 +7,7 @@ layout here, from the marker `<|constrain|>` at the start of a content type, and
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import chain
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -29,6 +29,21 @@ class TrainingTokens(NamedTuple):
 
     ids: list[int]
     mask: list[bool]
+
+
+class SampledExample(NamedTuple):
+    """A stretch of conversation to learn from, as the assistant met it; three lists of one length.
+
+    Attributes:
+        ids: what the model reads.
+        sampled: what the assistant samples at each place; None where nothing is. It differs from `ids` where history
+            holds the `<|end|>` of an answer that was ended by sampling `<|return|>`.
+        messages: which message of the conversation each place is counted to.
+    """
+
+    ids: list[int]
+    sampled: list[int | None]
+    messages: list[int]
 
 
 def render(
@@ -120,6 +135,86 @@ def render_for_training(
             mask[-1] = False
         is_speaking = is_sampled and not ends_turn and ids[-1] == tokenizer.end
     return TrainingTokens(ids, mask)
+
+
+def render_examples(
+    conversation: Conversation, *, tokenizer: Tokenizer, learned: Container[int] | None = None
+) -> list[SampledExample]:
+    """Renders all that the assistant says in a conversation as examples, each message in the context of inference.
+
+    What is sampled: the assistant's messages from behind `<|start|>assistant` to their stop tokens;
+    `<|start|>assistant` too where it goes on by itself, to another message or another call; and behind a call that
+    waits for its result, the `<|start|>` and first token of the tool's name, by which an engine that allows several
+    calls is told that no other comes.
+
+    A turn's chain of thought is left out once the turn is over, so a turn that thinks is the last of its example, and
+    the next turn begins another, with that thought gone. Turns without thought share one. Each message is sampled in
+    one example at most; together the examples hold all.
+
+    Args:
+        conversation: messages; what follows the assistant's last one is left out.
+        tokenizer: any with harmony's control tokens.
+        learned: places of the messages to learn; the others are history. None: all of the assistant's.
+
+    Raises:
+        InvalidInputError: token ids that are not of this tokenizer.
+    """
+    messages = conversation.messages
+    chosen = [
+        i for i, message in enumerate(messages) if message.role is Role.ASSISTANT and (learned is None or i in learned)
+    ]
+    examples: list[SampledExample] = []
+    start = 0
+    for end in _ends_of_examples(messages):
+        if here := frozenset(i for i in chosen if start <= i < end):
+            examples.append(_render_example(messages[:end], chosen=here, tokenizer=tokenizer))
+        start = end
+    return examples
+
+
+def _ends_of_examples(messages: Sequence[Message]) -> list[int]:
+    """Where examples end (exclusive): behind each turn that later turns see otherwise, and behind the last message."""
+    last = max((i for i, message in enumerate(messages) if message.role is Role.ASSISTANT), default=-1)
+    has_functions = _has_function_tools(messages[: last + 1])
+    ends: list[int] = []
+    start = 0
+    for i in range(last):
+        if _ends_turn(messages, i):
+            is_seen_otherwise = any(message.channel == "analysis" for message in messages[start : i + 1])
+            # A line of the system message says where functions are called; before they are declared it is not there.
+            if is_seen_otherwise or _has_function_tools(messages[: i + 1]) != has_functions:
+                ends.append(i + 1)
+            start = i + 1
+    return [*ends, last + 1]
+
+
+def _render_example(messages: Sequence[Message], *, chosen: Container[int], tokenizer: Tokenizer) -> SampledExample:
+    cut = _first_of_turn_in_progress(messages, num_said=len(messages) - 1)
+    has_functions = _has_function_tools(messages)
+    example = SampledExample([], [], [])
+    is_speaking = False  # the assistant goes on without a pause
+    for i, message in enumerate(messages):
+        if i < cut and message.channel == "analysis":
+            continue
+        start = len(example.ids)
+        _extend(example.ids, message, tokenizer, has_functions=has_functions)
+        is_answer = message.role is Role.ASSISTANT and message.channel == "final" and not message.is_call
+        if is_answer and i == len(messages) - 1:
+            example.ids[-1] = tokenizer.return_
+        said: list[int | None] = [None] * (len(example.ids) - start)
+        source = i
+        if i in chosen:
+            opening = 0 if is_speaking else len(_encode_header(tokenizer, Role.ASSISTANT.value, None, None, None))
+            said[opening:] = example.ids[start + opening :]
+            if is_answer:
+                said[-1] = tokenizer.return_
+        elif message.role is Role.TOOL and i - 1 in chosen and messages[i - 1].is_call:
+            said[:2] = example.ids[start : start + 2]
+            source = i - 1
+        example.sampled.extend(said)
+        example.messages.extend([source] * len(said))
+        is_speaking = message.role is Role.ASSISTANT and not is_answer
+    return example
 
 
 # ---- which messages ----
