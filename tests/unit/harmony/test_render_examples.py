@@ -154,7 +154,7 @@ def test_a_function_declared_later_changes_the_system_message_and_so_the_example
 # ---- properties ----
 
 text = st.sampled_from(["", "x", "two words", "<|end|>", "7", "{}"])
-arguments = st.sampled_from(["{}", '{"a":"<|end|>"}', "x"])
+arguments = st.sampled_from(["{}", '{"a":"<|end|>"}', '{"b": 7}'])
 steps = st.lists(
     st.one_of(
         st.builds(lambda t: [thinks(t)], text),
