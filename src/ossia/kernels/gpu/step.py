@@ -35,7 +35,7 @@ _FLOATS = ("epsilon", "alpha", "limit")
 
 
 class _LayerWeights(ctypes.Structure):
-    """`LayerWeights` of step.cu."""
+    """`LayerWeights` of step_feed.cuh."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in (*_LAYER_FIELDS, "keys", "values")),
@@ -44,13 +44,13 @@ class _LayerWeights(ctypes.Structure):
 
 
 class _Line(ctypes.Structure):
-    """`Line` of step.cu."""
+    """`Line` of step_feed.cuh."""
 
     _fields_ = tuple((name, ctypes.c_int) for name in ("units", "unit_stages", "pieces", "tile_units", "row_tiles"))
 
 
 class _StepArgs(ctypes.Structure):
-    """`StepArgs` of step.cu."""
+    """`StepArgs` of step_feed.cuh."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in _POINTERS),
@@ -212,7 +212,7 @@ def _make_lines(sizes: _Sizes) -> ctypes.Array[_Line]:
 
 
 def _count_shared_bytes(sizes: _Sizes) -> int:
-    """Shared memory of a block, piece by piece as step.cu lays it out."""
+    """Shared memory of a block, piece by piece as step_feed.cuh lays it out."""
     D, F, H, _, C, _, A, _ = sizes
     token_bytes = -(-max(D, F) // 64) * 128 + 64
     return (
