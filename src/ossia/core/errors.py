@@ -33,11 +33,13 @@ class InvalidInputError(OssiaError, ValueError):
 
     Attributes:
         param: the name of the offending parameter, when one is to blame.
+        code: the kind of fault for programs, in OpenAI's words ("invalid_type"); None where there is nothing finer.
     """
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.code = code
 
 
 class ContextLengthError(InvalidInputError):

@@ -117,7 +117,7 @@ def error_info(error: BaseException) -> ErrorInfo:
         case ContextLengthError():
             return ErrorInfo(400, INVALID_REQUEST, "context_length_exceeded", str(error), error.param or "input")
         case InvalidInputError():
-            return ErrorInfo(400, INVALID_REQUEST, "invalid_value", str(error), error.param)
+            return ErrorInfo(400, INVALID_REQUEST, error.code or "invalid_value", str(error), error.param)
         case ModelNotFoundError():
             return ErrorInfo(404, INVALID_REQUEST, "model_not_found", str(error), "model")
         case EngineOverloadedError():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ossia.agent.chat_history import Call, Text, Thought, recipient_of
+from ossia.core.errors import InvalidInputError
 from ossia.harmony.message import Channel, Message, Role
 from ossia.server.conversation.answer import remember
-from ossia.server.conversation.history import Call, History, Text, Thought, recipient_of
-from ossia.server.errors import ApiError
+from ossia.server.conversation.history import History
 from ossia.server.replay import ReplayCache
 
 
@@ -87,6 +88,6 @@ def test_results_follow_their_calls(history):
     history.add_result("c9", "one", param="x")
     history.add_result("c1", "two", param="x")  # its call was dropped, but is known
     assert [message.name for message in history.messages[1:]] == ["custom.g", "functions.f"]
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         history.add_result("c0", "three", param="messages[3].tool_call_id")
-    assert caught.value.info.param == "messages[3].tool_call_id"
+    assert caught.value.param == "messages[3].tool_call_id"

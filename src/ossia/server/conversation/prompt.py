@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ossia.harmony.content import DeveloperContent, Effort, SystemContent, ToolNamespace
+from ossia.agent.opening import compose_conversation
+from ossia.harmony.content import Effort, SystemContent, ToolNamespace
 from ossia.harmony.message import Conversation, Message, Role
 from ossia.server.conversation.tools import TurnRules
 
@@ -43,11 +44,6 @@ def build_conversation(
         InvalidInputError: a tool or a format that cannot be declared.
     """
     rules = rules or TurnRules()
-    texts = [instructions] if instructions else []
-    start = 0
-    while start < len(messages) and messages[start].role in (Role.SYSTEM, Role.DEVELOPER):
-        texts += [messages[start].text] if messages[start].text else []
-        start += 1
     system = SystemContent(
         model_identity=model.identity.model_identity,
         knowledge_cutoff=model.identity.knowledge_cutoff,
@@ -55,21 +51,13 @@ def build_conversation(
         date=date,
         tools=tuple(system_tools),
     )
-    developer = DeveloperContent(
-        instructions="\n\n".join(texts) if texts else None,
+    return compose_conversation(
+        messages,
+        system=system,
+        instructions=instructions,
         tools=(*rules.namespaces(), *developer_tools),
         response_formats=() if rules.format is None else (rules.format.declare(),),
     )
-    opening = [Message(Role.SYSTEM, content=system)]
-    if developer != DeveloperContent():
-        opening.append(Message(Role.DEVELOPER, content=developer))
-    return Conversation((*opening, *map(_as_developer, messages[start:])))
-
-
-def _as_developer(message: Message) -> Message:
-    if message.role in (Role.SYSTEM, Role.DEVELOPER):
-        return Message(Role.DEVELOPER, content=DeveloperContent(instructions=message.text))
-    return message
 
 
 def drop_oldest_turn(messages: Sequence[Message]) -> tuple[Message, ...] | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from ossia.agent.chat_history import CUSTOM
 from ossia.core.errors import InvalidInputError
 from ossia.engine.constraint import (
     FreeText,
@@ -21,9 +22,6 @@ from ossia.engine.constraint import (
 )
 from ossia.harmony.content import FUNCTIONS, FunctionTool, ResponseFormat, ToolNamespace
 from ossia.harmony.json_text import JsonValue
-
-CUSTOM = "custom"
-"""The namespace of tools that take text; those under `functions` take JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

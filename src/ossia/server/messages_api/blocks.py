@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from ossia.agent.chat_history import Block, Call, Text, Thought, recipient_of
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.json_text import compact_json
 from ossia.harmony.message import Message, Role
-from ossia.server.conversation.history import Block, Call, History, Text, Thought, recipient_of
+from ossia.server.conversation.history import History
 from ossia.server.errors import ApiError, unsupported
 from ossia.server.replay import ReplayCache, Sealer
 from ossia.server.responses.items import is_name
