@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ossia.server.errors import unsupported
+from ossia.server.errors import ApiError, unsupported
 from ossia.tools.base import Tool
 from ossia.tools.registry import make_tool
+
+if TYPE_CHECKING:
+    from ossia.tools.mcp.config import McpServer
 
 WEB_SEARCH, CODE_INTERPRETER, MCP = "web_search", "code_interpreter", "mcp"
 
@@ -43,38 +46,59 @@ async def make_mcp(wanted: HostedTool) -> Tool:
     """A connection to the MCP server that the client names; never to a private address.
 
     Raises:
-        ApiError: it wants approvals or a connector, or cannot be reached.
+        ApiError: it is one of OpenAI's own connectors or tunnels.
+        InvalidInputError, McpError: it cannot be named so, or cannot be reached.
+    """
+    from ossia.tools.mcp.client import connect_mcp
+
+    async def is_allowed(_name: str, _arguments: dict[str, object]) -> bool:
+        return True  # calls that need leave are held by the agent's loop, and come here once the client has given it
+
+    return await connect_mcp(read_mcp(wanted), approve=is_allowed)
+
+
+def read_mcp(wanted: HostedTool) -> McpServer:
+    """A server as a request names it. Without `require_approval` every call needs leave, as with OpenAI.
+
+    Raises:
+        ApiError: it is one of OpenAI's own connectors or tunnels, or malformed.
+        InvalidInputError: a label or an address that cannot be taken.
     """
     from openai.types.responses.tool import Mcp
 
     from ossia.server.body import validate
-    from ossia.tools.mcp.client import connect_mcp
-    from ossia.tools.mcp.config import McpServer
+    from ossia.tools.mcp.config import ApprovalRules, McpServer, ToolFilter
+
+    def read_filter(given: Any) -> ToolFilter:
+        if given is None:
+            return ToolFilter()
+        names = None if given.tool_names is None else frozenset(given.tool_names)
+        return ToolFilter(names=names, is_read_only=given.read_only)
 
     mcp = validate(Mcp, wanted.wire, at=wanted.at)
+    for field in ("connector_id", "tunnel_id"):
+        if getattr(mcp, field) is not None:
+            raise unsupported(
+                f"{field} names a service of OpenAI's, which this server has not; give server_url",
+                param=f"{wanted.at}.{field}",
+            )
     if mcp.server_url is None:
-        raise unsupported(
-            "connectors are not available on this server; give server_url", param=f"{wanted.at}.server_url"
-        )
-    if mcp.require_approval != "never":
-        raise unsupported(
-            "approvals are not available on this server; say 'never', and allow only tools that you trust",
-            param=f"{wanted.at}.require_approval",
+        raise ApiError(
+            "an MCP server needs a server_url", code="missing_required_parameter", param=f"{wanted.at}.server_url"
         )
     headers = dict(mcp.headers or {})
     if mcp.authorization:
         headers["Authorization"] = f"Bearer {mcp.authorization}"
-    allowed = mcp.allowed_tools
-    names = allowed if isinstance(allowed, list) or allowed is None else allowed.tool_names
-    return await connect_mcp(
-        McpServer(
-            label=mcp.server_label,
-            url=mcp.server_url,
-            headers=headers,
-            allowed_tools=None if names is None else frozenset(names),
-            approval="never",
-            is_private_allowed=False,
-        )
+    allowed, approval = mcp.allowed_tools, mcp.require_approval
+    if approval is not None and not isinstance(approval, str):
+        approval = ApprovalRules(always=read_filter(approval.always), never=read_filter(approval.never))
+    return McpServer(
+        label=mcp.server_label,
+        url=mcp.server_url,
+        headers=headers,
+        allowed_tools=frozenset(allowed) if isinstance(allowed, list) else allowed and read_filter(allowed),
+        approval=approval or "always",
+        is_private_allowed=False,
     )
 
 

@@ -35,10 +35,17 @@ class Said(NamedTuple):
     Attributes:
         reasoning: messages on the analysis channel right before it.
         message: itself, with its ids as sampled.
+        results: what tools of the server answered to it and to the calls before it.
     """
 
     reasoning: tuple[Message, ...]
     message: Message
+    results: tuple[Message, ...] = ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What an item that stands for it is to the model."""
+        return (self.message, *self.results)
 
 
 class ReplayCache:
@@ -82,7 +89,7 @@ class ReplayCache:
 
 
 def _size(said: Said) -> int:
-    return 16 + sum(len(m.token_ids or ()) + len(m.text) // 4 for m in (*said.reasoning, said.message))
+    return 16 + sum(len(m.token_ids or ()) + len(m.text) // 4 for m in (*said.reasoning, *said.messages))
 
 
 def pack_messages(messages: Sequence[Message]) -> str:

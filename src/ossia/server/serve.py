@@ -58,7 +58,7 @@ def set_up_logs(level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for name in ("uvicorn.error", "alembic", "httpx"):
+    for name in ("uvicorn.error", "alembic", "httpx", "httpx2", "httpcore2", "mcp"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 

@@ -4,102 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
-import pydantic
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from tests.unit.server.hosted import Stand, check_events, events_of, kinds, post, serve
 
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.builtin_tools import BROWSER, PYTHON
 from ossia.harmony.content import FunctionTool, ToolNamespace
-from ossia.tools.base import FailureKind, Source, ToolFile, ToolResult, failure, reply
 
-EVENT: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponseStreamEvent)
 SEARCH = '<|channel|>analysis to=browser.search<|message|>{"query":"tides"}<|call|>'
 CITED = "<|channel|>final<|message|>The moon 【0†L1-L2】 does.<|return|>"
 CODE = "<|channel|>analysis to=python code<|message|>print(6*7)<|call|>"
 PLAIN = "<|channel|>final<|message|>It is 42.<|return|>"
 REMOTE = '<|channel|>commentary to=notes.read <|constrain|>json<|message|>{"id":3}<|call|>'
-ENDS = ("response.completed", "response.incomplete", "response.failed")
-
-
-class Stand:
-    """A tool that answers with a text."""
-
-    def __init__(self, space: ToolNamespace, text: str, *, is_builtin: bool = True, fails: bool = False) -> None:
-        self.name = space.name
-        self.is_builtin = is_builtin
-        self.num_calls = 0
-        self.is_closed = False
-        self.waits: asyncio.Event | None = None
-        self._space, self._text, self._fails = space, text, fails
-
-    def declaration(self):
-        return self._space
-
-    async def call(self, message, *, context):
-        self.num_calls += 1
-        if self.waits is not None:
-            await self.waits.wait()
-        if self._fails:
-            return failure(message, self._text, kind=FailureKind.FAILED)
-        sources = (Source(cursor=0, url="https://moon.example/tides", title="Tides"),) if self.name == "browser" else ()
-        files = (ToolFile(name="a.png", mime_type="image/png", size=3, data=b"png"),) if self.name == "python" else ()
-        return ToolResult(messages=(reply(message, self._text),), sources=sources, files=files)
-
-    async def close(self):
-        self.is_closed = True
-
-
-def serve(make_server, script, **tools: Stand):
-    app = make_server(script, tools=tuple(tools))
-
-    def maker(tool: Stand):
-        async def make(_):
-            return tool
-
-        return make
-
-    app.state.context.tool_makers = {kind: maker(tool) for kind, tool in tools.items()}
-    return app
-
-
-def events_of(text: str) -> list[dict[str, Any]]:
-    return [json.loads(block.split("\n", 1)[1].removeprefix("data: ")) for block in text.strip().split("\n\n")]
-
-
-def post(client_for, app, *bodies) -> list[Any]:
-    async def run():
-        answers = []
-        async with client_for(app) as client:
-            for body in bodies:
-                filled = body(answers) if callable(body) else body
-                answer = await client.post("/v1/responses", json=filled)
-                assert answer.status_code == 200, answer.text
-                answers.append(events_of(answer.text) if filled.get("stream") else answer.json())
-                if filled.get("stream"):
-                    check_events(answers[-1])
-                else:
-                    Response.model_validate(answers[-1])
-        return answers
-
-    return asyncio.run(run())
-
-
-def check_events(events: list[dict[str, Any]]) -> None:
-    for event in events:
-        EVENT.validate_python(event)
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    assert [event["type"] in ENDS for event in events] == [False] * (len(events) - 1) + [True]
-    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
-    assert sorted(done, key=lambda item: item["id"]) == sorted(
-        events[-1]["response"]["output"], key=lambda item: item["id"]
-    )
-
-
-def kinds(events: list[dict[str, Any]]) -> list[str]:
-    return [event["type"].removeprefix("response.") for event in events]
 
 
 def test_web_search_with_citations(make_server, client_for):
@@ -247,7 +164,14 @@ def test_tools_that_are_off_or_cannot_be_had(make_server, client_for):
 
 @pytest.mark.parametrize(
     "change",
-    [{"server_url": None}, {"require_approval": "always"}, {"server_label": "python"}, {"server_label": "a b"}],
+    [
+        {"server_url": None},
+        {"connector_id": "connector_gmail"},
+        {"tunnel_id": "t"},
+        {"require_approval": "perhaps"},
+        {"server_label": "python"},
+        {"server_label": "a b"},
+    ],
 )
 def test_mcp_servers_that_are_not_taken(make_server, client_for, change):
     app = make_server(PLAIN, tools=("mcp",))

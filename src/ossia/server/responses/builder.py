@@ -9,7 +9,7 @@ given at once are the same object.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,16 @@ from ossia.harmony.content import FUNCTIONS
 from ossia.harmony.events import ContentDelta, MessageEnd, MessageStart
 from ossia.harmony.message import Channel, Message
 from ossia.server.conversation.tools import CustomSpec, TurnRules, bare_name
-from ossia.server.responses.hosted import Shown, close_call, open_call, written
+from ossia.server.makers import MCP
+from ossia.server.responses.hosted import (
+    APPROVAL_REQUEST,
+    Approved,
+    Shown,
+    close_call,
+    open_call,
+    open_request,
+    written,
+)
 from ossia.server.responses.items import Item
 from ossia.server.responses.schema import JsonObject
 from ossia.server.settings import ReasoningPolicy
@@ -45,7 +54,9 @@ class Choices(NamedTuple):
         has_logprobs: output texts come with the logprobs of their tokens.
         seals: makes `encrypted_content` of a reasoning message; None if it was not asked for.
         summarises: reasoning comes with a summary; see `OutputBuilder.wants_summary`.
-        hosted: namespaces of the server's own tools, and their kinds.
+        hosted: namespaces of the server's own tools, and their kinds. With any, a call of something that does not
+            exist is the server's to answer.
+        guarded: names of the server's own tools whose calls need the client's leave.
         include: what else is shown of their calls.
     """
 
@@ -55,6 +66,7 @@ class Choices(NamedTuple):
     seals: Callable[[Message], str] | None = None
     summarises: bool = False
     hosted: Mapping[str, str] = MappingProxyType({})
+    guarded: Collection[str] = ()
     include: Sequence[str] = ()
 
 
@@ -73,6 +85,12 @@ class _Open:
         self.start = ""  # what all deltas have in common
         self.delta: str | None = None  # the type of the deltas; None: what is said is not shown
         self.final = ""
+
+
+def _open_hosted(shown: Shown, header: MessageStart) -> _Open:
+    item = _Open(shown.body["type"], shown.body, header)
+    item.hosted, item.delta, item.final = shown, shown.delta, shown.final
+    return item
 
 
 class OutputBuilder:
@@ -97,6 +115,7 @@ class OutputBuilder:
         self._turn_start = 0  # items before those of the turn in progress
         self._hosted: list[int] = []  # places of calls of the server's own tools
         self._waiting: set[int] = set()  # those of them that wait for their results
+        self._results: dict[int, tuple[Message, ...]] = {}  # those of the turn's calls, by the places of the calls
         self._pages: dict[int, CitedPage] = {}
 
     @property
@@ -155,7 +174,10 @@ class OutputBuilder:
             body = {"id": self._new_id("msg"), "type": "message", "role": "assistant", "status": "in_progress"}
             self._open = _Open("message", {**body, "content": [], "phase": phase}, start)
             self._open.delta, self._open.final = "response.output_text.delta", "response.output_text.done"
-        item = self._open
+        # A request for leave is told as a whole.
+        return [] if self._open.kind == APPROVAL_REQUEST else self._announce(self._open)
+
+    def _announce(self, item: _Open) -> list[StreamEvent]:
         index = len(self.items)
         events = [self.event("response.output_item.added", output_index=index, item=item.body)]
         place: JsonObject = {"item_id": item.body["id"], "output_index": index}
@@ -168,12 +190,11 @@ class OutputBuilder:
         return events
 
     def _start_call(self, start: MessageStart, recipient: str) -> _Open:
-        kind = self._choices.hosted.get(recipient.partition(".")[0])
+        kind = self._kind_of(recipient)
+        if recipient in self._choices.guarded:
+            return _Open(APPROVAL_REQUEST, open_request(recipient, new_id=self._new_id), start)
         if kind is not None:
-            shown = open_call(kind, recipient, new_id=self._new_id)
-            item = _Open(shown.body["type"], shown.body, start)
-            item.hosted, item.delta, item.final = shown, shown.delta, shown.final
-            return item
+            return _open_hosted(open_call(kind, recipient, new_id=self._new_id), start)
         name = bare_name(recipient)
         call_id = self._new_id("call")
         spec = self._choices.rules.find(name)
@@ -190,6 +211,13 @@ class OutputBuilder:
             item.delta = "response.function_call_arguments.delta"
             item.final = "response.function_call_arguments.done"
         return item
+
+    def _kind_of(self, recipient: str) -> str | None:
+        """Which kind of the server's own tools a call goes to; None for a client's."""
+        hosted = self._choices.hosted
+        if not hosted or recipient in self._choices.rules.recipients:
+            return None
+        return hosted.get(recipient.partition(".")[0], MCP)
 
     # ---- what is said ----
 
@@ -221,6 +249,8 @@ class OutputBuilder:
     def _end(self, item: _Open, message: Message, *, is_incomplete: bool) -> list[StreamEvent]:
         status = "incomplete" if is_incomplete else "completed"
         self._ending = message
+        if item.kind == APPROVAL_REQUEST:
+            return self._end_request(item, message, is_incomplete=is_incomplete)
         if item.hosted is not None:
             return self._end_hosted_text(item, item.hosted, message)
         if item.kind == "reasoning":
@@ -309,6 +339,26 @@ class OutputBuilder:
             self.event("response.output_item.done", **place, item=body),
         ]
 
+    def open_approved(self, approved: Approved) -> list[StreamEvent]:
+        """Begin a call that waited for leave. Its message stands in the conversation already."""
+        call = approved.call
+        shown = open_call(MCP, call.recipient or "", new_id=self._new_id)
+        shown.body["approval_request_id"] = approved.request_id
+        item = _open_hosted(shown, MessageStart(call.role, Channel.COMMENTARY, call.recipient, None))
+        events = self._announce(item) + self._delta(item, call.text, None)
+        events += self._end_hosted_text(item, shown, call)
+        self.items[-1] = Item(item.body, ())
+        self._turn_start = len(self.items)
+        return events
+
+    def _end_request(self, item: _Open, message: Message, *, is_incomplete: bool) -> list[StreamEvent]:
+        """A call that needs leave is written. One that was cut off is no request."""
+        if is_incomplete:
+            item.body = open_call(MCP, item.header.recipient or "", new_id=self._new_id).body | {"status": "incomplete"}
+        item.body["arguments"] = "".join(item.pieces)
+        added = self.event("response.output_item.added", output_index=len(self.items), item=item.body)
+        return self._end_item(item, message, [added])
+
     def settle(self, messages: Sequence[Message]) -> None:
         """A turn is over: its items get the messages as sampled."""
         for place, message in enumerate(messages, start=self._turn_start):
@@ -337,9 +387,11 @@ class OutputBuilder:
         """
         place = self._hosted[number]
         body = self.items[place].body
-        self._waiting.discard(place)
         ending = close_call(body, result, call=call, include=self._choices.include)
-        self.items[place] = Item(body, (call, *result.messages))
+        self._waiting.discard(place)
+        self._results[place] = result.messages
+        if not self._waiting:
+            self._place_results()
         for source in result.sources:
             self._pages[source.cursor] = CitedPage(url=source.url, title=source.title)
         prefix = {"web_search_call": "response.web_search_call", "mcp_call": "response.mcp_call"}
@@ -349,8 +401,17 @@ class OutputBuilder:
             self.event("response.output_item.done", output_index=place, item=body),
         ]
 
+    def _place_results(self) -> None:
+        """Results stand behind the last call of the turn, as the model sees them, in the order of the calls."""
+        if self._results:
+            last = max(self._results)
+            results = [message for _, messages in sorted(self._results.items()) for message in messages]
+            self.items[last] = self.items[last]._replace(messages=(*self.items[last].messages, *results))
+            self._results.clear()
+
     def end_waiting(self) -> list[StreamEvent]:
         """End the calls whose results will not come."""
+        self._place_results()
         events: list[StreamEvent] = []
         for place in sorted(self._waiting):
             body = self.items[place].body

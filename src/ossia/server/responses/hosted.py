@@ -2,15 +2,16 @@
 
 web_search        the browser        web_search_call
 code_interpreter  python             code_interpreter_call
-mcp               an MCP server      mcp_list_tools, mcp_call
+mcp               an MCP server      mcp_list_tools, mcp_call, mcp_approval_request
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from openai.types.responses.tool import CodeInterpreter
 
@@ -31,7 +32,33 @@ HOSTED_TYPES = {
     CODE_INTERPRETER: CODE_INTERPRETER,
     MCP: MCP,
 }
+APPROVAL_REQUEST, APPROVAL_RESPONSE = "mcp_approval_request", "mcp_approval_response"
+_SECRET = ("headers", "authorization")
 _MAX_LISTED = 500
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A tool some of whose calls need leave."""
+
+    @property
+    def guarded(self) -> frozenset[str]:
+        """Their full names."""
+        ...
+
+
+class Approved(NamedTuple):
+    """A call that the client has given leave to make.
+
+    Attributes:
+        request_id: of the `mcp_approval_request` that asked.
+        call: the model's, as it stands in the conversation.
+        at: where in the request's input.
+    """
+
+    request_id: str
+    call: Message
+    at: str
 
 
 class Shown(NamedTuple):
@@ -92,11 +119,27 @@ async def make_tools(wanted: Sequence[HostedTool], makers: Mapping[str, ToolMake
                 raise ApiError(f"the tool {tool.kind!r} cannot be had: {error}", code=code, param=tool.at) from error
         return ToolSet(made)
     except BaseException:
-        await ToolSet(made).close()
+        await asyncio.gather(*(tool.close() for tool in made), return_exceptions=True)
         raise
 
 
+def guarded_names(tools: ToolSet) -> frozenset[str]:
+    """Full names of the tools whose calls need the client's leave."""
+    return frozenset(name for tool in tools if isinstance(tool, Guarded) for name in tool.guarded)
+
+
+def without_secrets(tool: JsonObject) -> JsonObject:
+    """A tool of a request as responses tell it again and the database keeps it: what opens its server is left out."""
+    return {key: value for key, value in tool.items() if key not in _SECRET} if tool.get("type") == MCP else tool
+
+
 # ---- how calls are shown ----
+
+
+def open_request(recipient: str, *, new_id: Callable[[str], str]) -> JsonObject:
+    """The item that asks the client for leave."""
+    space, _, name = recipient.partition(".")
+    return {"id": new_id("mcpr"), "type": APPROVAL_REQUEST, "arguments": "", "name": name, "server_label": space}
 
 
 def open_call(kind: str, recipient: str, *, new_id: Callable[[str], str]) -> Shown:

@@ -26,6 +26,8 @@ from ossia.server.body import validate
 from ossia.server.conversation.tools import CUSTOM
 from ossia.server.errors import ApiError, not_found, unsupported
 from ossia.server.replay import Said, Sealer
+from ossia.server.responses.hosted import APPROVAL_REQUEST, APPROVAL_RESPONSE
+from ossia.server.responses.hosted_items import Approvals, read_hosted_call, read_request
 from ossia.server.responses.schema import JsonObject
 
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "summary_text", "refusal", "reasoning_text"})
@@ -33,6 +35,7 @@ _ROLES = {"user": Role.USER, "system": Role.SYSTEM, "developer": Role.DEVELOPER,
 _CALLS = frozenset({"function_call", "custom_tool_call"})
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
 _HOSTED = frozenset({"web_search_call", "code_interpreter_call", "mcp_call", "mcp_list_tools"})
+_APPROVALS = frozenset({APPROVAL_REQUEST, APPROVAL_RESPONSE})
 MAX_ITEMS = 10_000
 MAX_NAME = 200
 MAX_ID = 80
@@ -55,8 +58,8 @@ class Item(NamedTuple):
 
     @property
     def call_id(self) -> str | None:
-        """Set for calls and their outputs."""
-        return cast("str | None", self.body.get("call_id"))
+        """Set for calls and their outputs. A call that waits for leave is answered by the item's own id."""
+        return self.id if self.body.get("type") == APPROVAL_REQUEST else cast("str | None", self.body.get("call_id"))
 
 
 def normalise(given: str | Sequence[JsonObject] | None, *, at: str = "input") -> list[JsonObject]:
@@ -107,6 +110,9 @@ class ItemReader:
 
     Args:
         history: the items before, read already.
+
+    Attributes:
+        approvals: calls that were given leave, and the MCP servers whose tools were listed.
     """
 
     def __init__(self, memory: Memory, *, new_id: Callable[[str], str], history: Sequence[Item] = ()) -> None:
@@ -114,6 +120,7 @@ class ItemReader:
         self._new_id = new_id
         self._recipients: dict[str, str] = {}  # by call id
         self._has_reasoning = False  # since the last call or its output
+        self.approvals = Approvals()
         for item in history:
             self._note(item)
 
@@ -122,6 +129,7 @@ class ItemReader:
         if item.body.get("type") in _CALLS and item.call_id:
             recipient = next((m.recipient for m in item.messages if m.recipient), None)
             self._recipients[item.call_id] = recipient or _recipient_of(item.body)
+        self.approvals.note(item.body, item.messages)
         self._follow(item)
 
     def read(self, data: JsonObject, *, at: str) -> Item:
@@ -142,15 +150,36 @@ class ItemReader:
         elif kind in _OUTPUTS:
             item = self._output(data, at=at)
         elif kind in _HOSTED:
-            item = self._memory.stored.get(_id_of(data) or "") or Item(self._named(data), ())
+            item = self._hosted(data, at=at)
+        elif kind in _APPROVALS:
+            item = self._approval(data, at=at)
         else:
             raise unsupported(f"{at} is of the type {kind[:60]!r}, which this server does not take", param=f"{at}.type")
         self._follow(item)
         return item
 
-    def _named(self, data: JsonObject) -> JsonObject:
-        """An item of a tool of some server's own, of which nothing is known here: the model is told nothing."""
-        return {**data, "id": _id_of(data) or self._new_id("item")}
+    def _hosted(self, data: JsonObject, *, at: str) -> Item:
+        """A call of a tool of the server's own: as it was, or as the item tells it."""
+        stored = self._memory.stored.get(_id_of(data) or "")
+        if stored is None:
+            said = self._memory.find(_id_of(data))
+            body = {**data, "id": _id_of(data) or self._new_id("item")}
+            messages = read_hosted_call(body, approvals=self.approvals, at=at) if said is None else said.messages
+            stored = Item(body, messages)
+        self.approvals.note(stored.body, stored.messages)
+        return stored
+
+    def _approval(self, data: JsonObject, *, at: str) -> Item:
+        body: JsonObject = {**data, "id": _id_of(data) or self._new_id("mcpr")}
+        if data["type"] == APPROVAL_RESPONSE:
+            return Item(body, self.approvals.answer(body, at=at))
+        call = read_request(body, at=at)
+        said = self._memory.find(_id_of(data))
+        messages = (call,)
+        if said is not None and said.message.text == call.text and said.message.recipient == call.recipient:
+            messages = (*(() if self._has_reasoning else said.reasoning), said.message)
+        self.approvals.note(body, messages)
+        return Item(body, messages)
 
     def _follow(self, item: Item) -> None:
         for message in item.messages:

@@ -27,7 +27,7 @@ from ossia.server.body import validate
 from ossia.server.conversation.tools import CUSTOM, CustomSpec, FormatSpec, FunctionSpec, ToolSpec, TurnRules
 from ossia.server.errors import ApiError, unsupported
 from ossia.server.makers import HostedTool
-from ossia.server.responses.hosted import HOSTED_TYPES, read_hosted
+from ossia.server.responses.hosted import HOSTED_TYPES, read_hosted, without_secrets
 from ossia.server.responses.schema import PromptBody
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -102,7 +102,7 @@ def read_params(body: PromptBody, *, enabled: Sequence[str] = ()) -> PromptParam
     )
     summary = reasoning.summary or reasoning.generate_summary
     echo: dict[str, Any] = {
-        "tools": body.tools or [],
+        "tools": [without_secrets(tool) for tool in body.tools or ()],
         "tool_choice": "auto" if body.tool_choice is None else body.tool_choice,
         "parallel_tool_calls": parallel,
         "text": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ossia.core.errors import ContextLengthError
@@ -10,6 +10,7 @@ from ossia.harmony.message import Conversation, Message
 from ossia.server.conversation.prompt import build_conversation, drop_oldest_turn
 from ossia.server.errors import ApiError, not_found
 from ossia.server.replay import Said
+from ossia.server.responses.hosted import Approved
 from ossia.server.responses.items import Item, ItemReader, Memory, is_name, normalise
 from ossia.server.responses.params import PromptParams
 from ossia.server.responses.schema import JsonObject, PromptBody
@@ -30,6 +31,8 @@ class Prepared(NamedTuple):
         inputs: the request's own items.
         conversation, prompt: as the model sees it, and its token ids.
         date: the date in the system message; the conversation keeps it.
+        approved: calls of MCP servers that wait for being made, with the client's leave.
+        listed: MCP servers whose tools the conversation has listed already.
     """
 
     params: PromptParams
@@ -37,6 +40,8 @@ class Prepared(NamedTuple):
     conversation: Conversation
     prompt: tuple[int, ...]
     date: str
+    approved: Sequence[Approved] = ()
+    listed: Collection[str] = ()
 
 
 class History(NamedTuple):
@@ -76,7 +81,16 @@ class Prompter:
         messages = [message for item in (*history.items, *inputs) for message in item.messages]
         date = history.date or self._context.today()
         conversation, prompt = await self._encode(messages, params, date=date, body=body, hosted=hosted)
-        return Prepared(params, inputs, conversation, prompt, date)
+        approvals = reader.approvals
+        for approved in approvals.to_make:
+            if hosted is None or hosted.find(approved.call.recipient) is None:
+                raise ApiError(
+                    f"{approved.at} allows a call of {approved.call.recipient!r}, which is not among the tools of this "
+                    "request; declare its MCP server again",
+                    code="invalid_value",
+                    param=approved.at,
+                )
+        return Prepared(params, inputs, conversation, prompt, date, approvals.to_make, approvals.listed)
 
     async def memory(self, given: Sequence[JsonObject], *, owner: str) -> Memory:
         """What is known of items that come back: from memory, and for what is not there, from the database."""
@@ -96,8 +110,8 @@ class Prompter:
             if said is None and name is not None:
                 said = calls.get(name)
                 item = stored.get(name)
-                if said is None and item is not None and len(item.messages) == 1:
-                    said = Said((), item.messages[0])
+                if said is None and item is not None and item.messages:
+                    said = Said((), item.messages[0], item.messages[1:])
             return said
 
         return Memory(find=find, stored=stored, sealer=self._context.sealer, owner=owner)

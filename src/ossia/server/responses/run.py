@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from ossia.agent.events import CallEnded, TurnEnded
 from ossia.core.errors import OssiaError
 from ossia.harmony.events import MessageEnd
-from ossia.harmony.message import Channel, Message
+from ossia.harmony.message import Channel, Message, Role
 from ossia.server.auth import Caller
 from ossia.server.errors import error_info
 from ossia.server.replay import Said as SaidBefore
 from ossia.server.responses.builder import OutputBuilder, StreamEvent
 from ossia.server.responses.envelope import TERMINAL, close_envelope
+from ossia.server.responses.hosted import Approved
 from ossia.server.responses.items import Item
 from ossia.server.responses.schema import JsonObject
 from ossia.server.responses.summary import summarise
@@ -55,9 +56,18 @@ class Run:
         log: its events, if they are to be stored; without the terminal one.
     """
 
-    def __init__(self, service: ResponseService, plan: Plan, work: Work, *, lists: Sequence[JsonObject] = ()) -> None:
+    def __init__(
+        self,
+        service: ResponseService,
+        plan: Plan,
+        work: Work,
+        *,
+        lists: Sequence[JsonObject] = (),
+        approved: Sequence[Approved] = (),
+    ) -> None:
         """Args:
         lists: the `mcp_list_tools` items that stand before all others.
+        approved: the calls that the work makes first.
         """
         self.plan = plan
         self.envelope: JsonObject = plan.envelope
@@ -65,6 +75,7 @@ class Run:
         self._context = service.context
         self._work = work
         self._lists = lists
+        self._approved = approved
         self.log: list[StreamEvent] | None = None
         self._if_left = Outcome("cancelled")
         self._is_cancelled = False
@@ -138,6 +149,8 @@ class Run:
         events.append(builder.event("response.in_progress", response=self.envelope))
         for body in self._lists:
             events += builder.list_tools(body)
+        for approved in self._approved:
+            events += builder.open_approved(approved)
         return events
 
     async def _take(self, step: Step) -> list[StreamEvent]:
@@ -194,16 +207,18 @@ class Run:
         owner = self.plan.caller.key_id
         reasoning: list[Message] = []
         for item in self.plan.builder.items:
-            if len(item.messages) != 1:
-                reasoning = []  # a tool of the server answered: what led to it lies behind
+            if not item.messages:
                 continue
-            (message,) = item.messages
+            message, *results = item.messages
             if message.is_call and item.call_id is not None:
                 self._context.replay.keep(owner, item.call_id, SaidBefore(tuple(reasoning), message))
                 reasoning = []
+            elif message.is_call or message.role is Role.TOOL:
+                reasoning = []  # a tool of the server answered: what led to it lies behind
             elif message.channel == Channel.ANALYSIS:
                 reasoning.append(message)
-            self._context.replay.keep(owner, item.id, SaidBefore((), message))
+            if item.id != item.call_id:
+                self._context.replay.keep(owner, item.id, SaidBefore((), message, tuple(results)))
         self._charge()
 
     def _charge(self) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ossia.agent.loop import AgentLoop, grammars_of
@@ -22,7 +22,7 @@ from ossia.server.makers import MCP
 from ossia.server.responses.background import BackgroundRun
 from ossia.server.responses.builder import Choices, OutputBuilder, StreamEvent
 from ossia.server.responses.envelope import FINISHED, open_envelope
-from ossia.server.responses.hosted import list_item, make_tools
+from ossia.server.responses.hosted import APPROVAL_RESPONSE, guarded_names, list_item, make_tools
 from ossia.server.responses.params import PromptParams, read_params
 from ossia.server.responses.prompting import Prepared, Prompter
 from ossia.server.responses.run import Plan, Run
@@ -130,7 +130,7 @@ class ResponseService:
         if body.background and len(self._running) >= self.context.settings.limits.max_background:
             raise ApiError("too many background responses run already", status=429, code="rate_limit_exceeded")
         params = read_params(body, enabled=self.context.settings.tools)
-        if params.hosted and params.rules.choice is not ToolChoice.NONE:
+        if params.hosted and (params.rules.choice is not ToolChoice.NONE or _gives_leave(body)):
             run = await self._start_agent(body, params, caller)
         else:
             run = await self._start_turn(body, params, caller)
@@ -162,25 +162,35 @@ class ResponseService:
         try:
             prepared = await self.prompter.prepare(body, owner=caller.key_id, params=params, hosted=tools)
             kinds = {tool.name: wanted.kind for tool, wanted in zip(tools, params.hosted, strict=True)}
-            plan = self._plan(body, prepared, caller, hosted=kinds)
+            guarded = guarded_names(tools)
+            plan = self._plan(body, prepared, caller, hosted=kinds, guarded=guarded)
             loop = AgentLoop(
                 self.context.turns,
                 tools=tools,
                 rules=_agent_rules(params, tools),
                 sampling=_sampling(body, None),
                 limits=AgentLimits(max_calls=body.max_tool_calls, max_tokens=body.max_output_tokens),
+                held=guarded,
                 owner=caller.key_id,
             )
-            work = AgentWork(loop, prepared.conversation, tools=tools)
+            calls = [approved.call for approved in prepared.approved]
+            work = AgentWork(loop, prepared.conversation, tools=tools, calls=calls)
             await work.start()
         except BaseException:
             await tools.close()
             raise
-        lists = [list_item(tool, new_id=self.context.new_id) for tool in tools if kinds[tool.name] == MCP]
-        return Run(self, plan, work, lists=lists)
+        new = [tool for tool in tools if kinds[tool.name] == MCP and tool.name not in prepared.listed]
+        lists = [list_item(tool, new_id=self.context.new_id) for tool in new]
+        return Run(self, plan, work, lists=lists, approved=prepared.approved)
 
     def _plan(
-        self, body: CreateBody, prepared: Prepared, caller: Caller, *, hosted: Mapping[str, str] | None = None
+        self,
+        body: CreateBody,
+        prepared: Prepared,
+        caller: Caller,
+        *,
+        hosted: Mapping[str, str] | None = None,
+        guarded: Collection[str] = (),
     ) -> Plan:
         context = self.context
         params = prepared.params
@@ -203,6 +213,7 @@ class ResponseService:
             seals=seals,
             summarises=wants_summary,
             hosted=hosted or {},
+            guarded=guarded,
             include=include,
         )
         defaults = context.model.sampling
@@ -318,6 +329,11 @@ def _check_create(body: CreateBody) -> None:
         raise ApiError("a background response must be stored; leave store out", code="invalid_value", param="store")
     if body.top_p == 0:
         raise ApiError("top_p is 0; give a number above 0, at most 1", code="invalid_value", param="top_p")
+
+
+def _gives_leave(body: CreateBody) -> bool:
+    """Whether there may be calls to make before the model's turn, whatever it may do itself."""
+    return not isinstance(body.input, str) and any(i.get("type") == APPROVAL_RESPONSE for i in body.input or ())
 
 
 def _has_logprobs(body: CreateBody) -> bool:

@@ -108,8 +108,14 @@ class TurnWork:
 class AgentWork:
     """An agent's run. It goes on in a task of its own, so that it can be cancelled while a tool works."""
 
-    def __init__(self, loop: AgentLoop, conversation: Conversation, *, tools: ToolSet) -> None:
+    def __init__(
+        self, loop: AgentLoop, conversation: Conversation, *, tools: ToolSet, calls: Sequence[Message] = ()
+    ) -> None:
+        """Args:
+        calls: those that waited for leave; they are made first.
+        """
         self.tools = tools
+        self._calls = calls
         self._loop = loop
         self._conversation = conversation
         self._news: asyncio.Queue[AgentEvent | BaseException | None] = asyncio.Queue(maxsize=256)
@@ -119,7 +125,7 @@ class AgentWork:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin, and wait until the engine has taken the first turn.
+        """Begin, and wait until the engine has taken the first turn, or the first call is being made.
 
         Raises:
             ContextLengthError, EngineOverloadedError, EngineDeadError, InvalidInputError: it did not.
@@ -132,7 +138,7 @@ class AgentWork:
 
     async def _pump(self) -> None:
         try:
-            async with contextlib.aclosing(self._loop.run(self._conversation)) as events:
+            async with contextlib.aclosing(self._loop.run(self._conversation, calls=self._calls)) as events:
                 async for event in events:
                     await self._news.put(event)
         except OssiaError as error:
@@ -153,7 +159,7 @@ class AgentWork:
                 if isinstance(event, BaseException):
                     raise event
                 if isinstance(event, TurnDelta):
-                    yield Said(event.events, event.logprobs, tuple)
+                    yield Said(event.events, event.logprobs, tuple, event.is_cut)
                 elif isinstance(event, TurnEnded):
                     self._usage = Usage(*(a + b for a, b in zip(self._usage, event.turn.usage, strict=True)))
                     yield event

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from ossia.server.body import read_model
 from ossia.server.context import ServerContext, context_of, info_of
-from ossia.server.errors import not_found
+from ossia.server.errors import not_found, unsupported
 from ossia.server.openapi import describe
 from ossia.server.responses.items import Item, ItemReader, normalise
 from ossia.server.responses.schema import ConversationBody, ConversationUpdate, ItemsBody, JsonObject
@@ -119,7 +119,10 @@ async def _read(
     data = normalise(list(given), at="items")
     memory = await context.responses.prompter.memory(data, owner=owner)
     reader = ItemReader(memory, new_id=context.new_id, history=history)
-    return [reader.read(item, at=f"items[{i}]") for i, item in enumerate(data)]
+    items = [reader.read(item, at=f"items[{i}]") for i, item in enumerate(data)]
+    for approved in reader.approvals.to_make:
+        raise unsupported("leave for a call is given in the input of a response", param=approved.at)
+    return items
 
 
 def _missing(conversation_id: str) -> Exception:

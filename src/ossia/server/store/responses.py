@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Select, and_, delete, insert, literal, select, update
 
-from ossia.harmony.message import Channel, Message
+from ossia.harmony.message import Channel, Message, Role
 from ossia.server.replay import Said
 from ossia.server.responses.builder import StreamEvent
 from ossia.server.responses.items import Item
@@ -245,6 +245,8 @@ def _read_calls(db: Connection, query: Select[tuple[object, ...]]) -> dict[str, 
             if message.is_call and item.call_id is not None:
                 found[item.call_id] = Said(tuple(reasoning), message)
                 reasoning = []
+            elif message.is_call or message.role is Role.TOOL:
+                reasoning = []  # a tool of the server answered: what led to it lies behind
             elif message.channel == Channel.ANALYSIS:
                 reasoning.append(message)
     return found
