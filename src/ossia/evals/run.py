@@ -26,7 +26,7 @@ from ossia.harmony.render import render
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.checkpoint.resolve import resolve_model
 from ossia.model.loading import LoadedModel, load
-from ossia.tasks.base import Problem, Task
+from ossia.tasks.base import Answer, Problem, Task
 from ossia.tasks.registry import TASKS
 
 NUM_PROBLEMS = 500
@@ -202,7 +202,7 @@ def judge(question: Question, completion_ids: tuple[int, ...], *, tokenizer: Tok
         completion_ids=completion_ids,
         final=final,
         repairs=tuple(repair.kind for repair in parsed.repairs),
-        is_correct=final is not None and question.task.grade(question.problem, final),
+        is_correct=final is not None and question.task.grade(question.problem, Answer(final=final)),
         is_capped=len(completion_ids) >= max_tokens and completion_ids[-1] not in stops,
     )
 

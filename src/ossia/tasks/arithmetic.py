@@ -13,7 +13,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from ossia.harmony.message import Effort
-from ossia.tasks.base import Problem, Solution, is_held_out
+from ossia.tasks.base import Answer, Problem, Solution, is_held_out
 
 ADVERTISED_DIGITS = 6
 TRAINED_DIGITS = 8
@@ -130,7 +130,8 @@ class Add:
             analysis += f" check: {subtract_columns(a + b, b).text} ok"
         return Solution(analysis=analysis, final=(f"{a} + {b} = {a + b}",))
 
-    def grade(self, problem: Problem, final: str) -> bool:
+    def grade(self, problem: Problem, answer: Answer) -> bool:
+        final = answer.final or ""
         return numbers_in(final)[-1:] == [problem.answer]
 
 
@@ -156,7 +157,8 @@ class Subtract:
             analysis += f" check: {check.text} ok"
         return Solution(analysis=analysis, final=(f"{a} - {b} = {a - b}",))
 
-    def grade(self, problem: Problem, final: str) -> bool:
+    def grade(self, problem: Problem, answer: Answer) -> bool:
+        final = answer.final or ""
         return numbers_in(final)[-1:] == [problem.answer]
 
 
@@ -224,7 +226,8 @@ class Compare:
             analysis += f" check: {digit_by_digit(b, a)} ok"
         return Solution(analysis=analysis, final=(final,))
 
-    def grade(self, problem: Problem, final: str) -> bool:
+    def grade(self, problem: Problem, answer: Answer) -> bool:
+        final = answer.final or ""
         if problem.answer == "equal":
             return "equal" in final and not numbers_in(final)
         return numbers_in(final)[:1] == [problem.answer]

@@ -11,9 +11,10 @@ import hashlib
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from ossia.harmony.message import Effort
+from ossia.harmony.content import Channel, DeveloperContent, Effort
+from ossia.harmony.message import Message
 
 HELD_OUT_SHARE = 10
 """One key in so many is held out."""
@@ -21,19 +22,47 @@ HELD_OUT_SHARE = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """One question.
+    """One question, with all that stands before it.
 
     Attributes:
         task: name of the task that drew it.
-        prompt: what the user asks, as text.
+        prompt: what the user asks, as text; the last message of the conversation.
         answer: the canonical right answer, which `Task.grade` looks for.
         facts: what the solver needs to know, so that it never parses the prompt.
+        developer: the developer message: instructions, functions, response formats.
+        builtin_tools: tools that the system message declares, by name: `python`.
+        history: messages between the developer's and the prompt. Of what the assistant said in turns that are over, no
+            chain of thought is among them.
     """
 
     task: str
     prompt: str
     answer: str
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    developer: DeveloperContent | None = None
+    builtin_tools: tuple[str, ...] = ()
+    history: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """A call of a tool within a solution.
+
+    Attributes:
+        recipient: the tool's full name: `python`, `functions.f`.
+        content: code, or JSON arguments.
+        channel: where the call is written.
+        content_type: what its header names: `code`, `<|constrain|>json`, or nothing.
+        analysis: reasoning before the call; empty for none.
+        result: what the tool answers. None ends the turn with this call: whoever gave the tool answers it.
+    """
+
+    recipient: str
+    content: str
+    channel: Channel
+    content_type: str | None = None
+    analysis: str = ""
+    result: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,18 +70,49 @@ class Solution:
     """A reference solution.
 
     Attributes:
-        analysis: the reasoning; empty when the answer is given at once.
+        analysis: the reasoning before the final message; empty when the answer is given at once.
         final: the answer in pieces that are tokenized one by one. Most answers are one piece; a reversed word is one
-            piece a letter, because its usual tokens say nothing about the letters that the reasoning just listed.
+            piece a letter, because its usual tokens say nothing about the letters that the reasoning just listed. Empty
+            when the last call has no result.
+        calls: come before the rest, in order.
     """
 
     analysis: str
     final: tuple[str, ...]
+    calls: tuple[Call, ...] = ()
 
     @property
     def final_text(self) -> str:
         """The answer as the reader sees it."""
         return "".join(self.final)
+
+    @property
+    def answer(self) -> Answer:
+        """What a grader sees of it."""
+        return Answer(
+            final=self.final_text if self.final else None,
+            calls=tuple(CallMade(call.recipient, call.content) for call in self.calls),
+        )
+
+
+class CallMade(NamedTuple):
+    """A call that a model made: the tool's full name, and the body of the message."""
+
+    recipient: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a model did about a problem.
+
+    Attributes:
+        final: the text of its last message on the final channel; None if there is none.
+        calls: all the calls that it made, in order.
+    """
+
+    final: str | None
+    calls: tuple[CallMade, ...] = ()
 
 
 class Task(Protocol):
@@ -68,8 +128,8 @@ class Task(Protocol):
         """Solve `problem` the way a model is taught to at this effort."""
         ...
 
-    def grade(self, problem: Problem, final: str) -> bool:
-        """Whether the text of the final message answers `problem` rightly."""
+    def grade(self, problem: Problem, answer: Answer) -> bool:
+        """Whether a model's answer is right. It may be any text at all, and calls of tools that do not exist."""
         ...
 
 

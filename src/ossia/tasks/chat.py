@@ -11,7 +11,7 @@ from functools import cache
 
 from ossia.core.paths import PACKAGE_ROOT
 from ossia.harmony.message import Effort
-from ossia.tasks.base import Problem, Solution, is_held_out
+from ossia.tasks.base import Answer, Problem, Solution, is_held_out
 from ossia.tasks.words import load_words
 
 
@@ -91,7 +91,8 @@ class SmallTalk:
         analysis = "" if effort is Effort.LOW else "This is about me or small talk; I answer as nano."
         return Solution(analysis=analysis, final=(problem.answer,))
 
-    def grade(self, problem: Problem, final: str) -> bool:
+    def grade(self, problem: Problem, answer: Answer) -> bool:
+        final = answer.final or ""
         return grade_by_pattern(problem.facts["accept"], final)
 
 
@@ -121,7 +122,8 @@ class Decline:
         analysis = "" if effort is Effort.LOW else "This is not one of the things that I can do. I say so."
         return Solution(analysis=analysis, final=(problem.answer,))
 
-    def grade(self, problem: Problem, final: str) -> bool:
+    def grade(self, problem: Problem, answer: Answer) -> bool:
+        final = answer.final or ""
         return grade_by_pattern(problem.facts["accept"], final)
 
 

@@ -10,7 +10,7 @@ import random
 import re
 
 from ossia.harmony.message import Effort
-from ossia.tasks.base import Problem, Solution
+from ossia.tasks.base import Answer, Problem, Solution
 from ossia.tasks.words import draw_word, quote, vary_case
 
 COUNT_PROMPTS = (
@@ -114,7 +114,8 @@ class CountLetters:
             final = f'There are {count} {letter}\'s in "{word}".'
         return Solution(analysis=analysis, final=(final,))
 
-    def grade(self, problem: Problem, final: str) -> bool:
+    def grade(self, problem: Problem, answer: Answer) -> bool:
+        final = answer.final or ""
         return re.findall(r"\d+", final) == [problem.answer]
 
 
@@ -135,7 +136,8 @@ class SpellWord:
         )
         return Solution(analysis=analysis, final=(problem.answer,))
 
-    def grade(self, problem: Problem, final: str) -> bool:
+    def grade(self, problem: Problem, answer: Answer) -> bool:
+        final = answer.final or ""
         return final.strip().rstrip(".") == problem.answer
 
 
@@ -160,5 +162,6 @@ class ReverseWord:
             analysis += f" check: starts with {word[-1]}, ends with {word[0]}, {len(word)} letters"
         return Solution(analysis=analysis, final=final)
 
-    def grade(self, problem: Problem, final: str) -> bool:
+    def grade(self, problem: Problem, answer: Answer) -> bool:
+        final = answer.final or ""
         return final.strip().rstrip(".") == problem.answer

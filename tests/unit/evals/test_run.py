@@ -28,7 +28,7 @@ from ossia.model.checkpoint import save_checkpoint
 from ossia.model.config import ModelConfig
 from ossia.model.loading import Identity, LoadedModel, SamplingDefaults
 from ossia.model.transformer import Transformer
-from ossia.tasks.base import Problem, Solution
+from ossia.tasks.base import Answer, Problem, Solution
 from ossia.tasks.registry import TASKS
 
 MAX_TOKENS = 96
@@ -87,8 +87,8 @@ class Parity:
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
         return Solution(analysis="", final=(problem.answer,))
 
-    def grade(self, problem: Problem, final: str) -> bool:
-        return final == problem.answer
+    def grade(self, problem: Problem, answer: Answer) -> bool:
+        return answer.final == problem.answer
 
 
 def completion(evaluated: Evaluated, final: str, *, analysis: str = "") -> list[int]:
@@ -203,7 +203,7 @@ def test_every_task_grades_its_own_solutions(name: str) -> None:
     rng = random.Random(0)
     for problem in draw_problems(task, num_problems=30, seed=0):
         for effort in Effort:
-            assert task.grade(problem, task.solve(problem, effort=effort, rng=rng).final_text)
+            assert task.grade(problem, task.solve(problem, effort=effort, rng=rng).answer)
 
 
 def test_a_task_with_few_problems_gives_what_it_has() -> None:

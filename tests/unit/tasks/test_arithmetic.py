@@ -21,7 +21,7 @@ from ossia.tasks.arithmetic import (
     numbers_in,
     subtract_columns,
 )
-from ossia.tasks.base import Problem
+from ossia.tasks.base import Answer, Problem
 
 SEEDS = st.integers(min_value=0, max_value=2**64 - 1)
 NATURAL = st.integers(min_value=0, max_value=10**8 - 1)
@@ -94,7 +94,7 @@ def test_answers_of_drawn_problems(task: Add | Subtract, seed: int) -> None:
     assert int(problem.answer) == expected
     assert sorted(numbers_in(re.sub(r"(?<=\d)\s*-\s*(?=\d)", " ", problem.prompt))) == sorted([str(a), str(b)])
     for wrong in {expected + 1, expected - 1, expected * 10, -expected} - {expected}:
-        assert not task.grade(problem, f"{a} and {b} give {wrong}")
+        assert not task.grade(problem, Answer(final=f"{a} and {b} give {wrong}"))
 
 
 @given(seed=SEEDS)
@@ -151,8 +151,8 @@ def test_comparisons(seed: int, held_out: bool) -> None:
     else:
         assert problem.answer == pick(a, b, key=Fraction)
         other = b if problem.answer == a else a
-        assert not Compare().grade(problem, other)
-        assert not Compare().grade(problem, "They are equal.")
+        assert not Compare().grade(problem, Answer(final=other))
+        assert not Compare().grade(problem, Answer(final="They are equal."))
 
 
 def test_both_kinds_of_comparison_and_equality_are_drawn() -> None:
@@ -169,5 +169,5 @@ def test_decimals_are_compared_from_the_left() -> None:
     assert digit_by_digit("9.5", "9.50") == "9.5 0 vs 9.5 0: 9=9 5=5 0=0"
     facts = {"a": "9.11", "b": "9.9", "relation": "larger"}
     problem = Problem(task="compare", prompt="?", answer="9.9", facts=facts)
-    assert Compare().grade(problem, "9.9 is larger than 9.11.")
-    assert not Compare().grade(problem, "9.11 is larger than 9.9.")
+    assert Compare().grade(problem, Answer(final="9.9 is larger than 9.11."))
+    assert not Compare().grade(problem, Answer(final="9.11 is larger than 9.9."))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossia.harmony.message import Effort
-from ossia.tasks.base import Problem
+from ossia.tasks.base import Answer, Problem
 from ossia.tasks.letters import CountLetters, ReverseWord, SpellWord, numbered_letters
 
 SEEDS = st.integers(min_value=0, max_value=2**64 - 1)
@@ -46,9 +46,9 @@ def test_strawberry(letter: str, effort: Effort) -> None:
     facts = {"word": "strawberry", "letter": letter}
     problem = Problem(task="count_letters", prompt="?", answer=count, facts=facts)
     solution = CountLetters().solve(problem, effort=effort, rng=random.Random(0))
-    assert CountLetters().grade(problem, solution.final_text)
+    assert CountLetters().grade(problem, solution.answer)
     wrong = solution.final_text.replace(count, "2")
-    assert not CountLetters().grade(problem, wrong)
+    assert not CountLetters().grade(problem, Answer(final=wrong))
     if effort is Effort.MEDIUM and letter == "r":
         assert solution.analysis == "r in: 1s 2t 3r=1 4a 5w 6b 7e 8r=2 9r=3 10y -> 3"
     if effort is Effort.HIGH:
@@ -58,15 +58,15 @@ def test_strawberry(letter: str, effort: Effort) -> None:
 
 def test_an_answer_with_two_counts_fails() -> None:
     problem = Problem(task="count_letters", prompt="?", answer="3", facts={})
-    assert not CountLetters().grade(problem, "2, no, 3")
-    assert not CountLetters().grade(problem, "33")
+    assert not CountLetters().grade(problem, Answer(final="2, no, 3"))
+    assert not CountLetters().grade(problem, Answer(final="33"))
 
 
 def test_spelling_keeps_the_case_and_the_order() -> None:
     problem = Problem(task="spell", prompt="?", answer="B-e-r-r-y", facts={"word": "Berry"})
-    assert SpellWord().grade(problem, " B-e-r-r-y. ")
+    assert SpellWord().grade(problem, Answer(final=" B-e-r-r-y. "))
     for wrong in ("b-e-r-r-y", "B-e-r-y", "B-e-r-r-y-y", "Berry", "y-r-r-e-B"):
-        assert not SpellWord().grade(problem, wrong)
+        assert not SpellWord().grade(problem, Answer(final=wrong))
 
 
 @given(seed=SEEDS)
@@ -79,4 +79,4 @@ def test_reversed_letters_are_single_pieces(seed: int) -> None:
     back = solution.analysis.split(" back: ")[1].split(" check: ")[0]
     assert re.sub(r"[\d ]", "", back) == solution.final_text
     if word != word[::-1]:
-        assert not ReverseWord().grade(problem, word)
+        assert not ReverseWord().grade(problem, Answer(final=word))

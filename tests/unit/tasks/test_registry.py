@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossia.harmony.message import Effort
+from ossia.tasks.base import Answer
 from ossia.tasks.registry import TASKS
 
 SEEDS = st.integers(min_value=0, max_value=2**64 - 1)
@@ -33,7 +34,7 @@ def test_own_solution_passes(name: str, effort: Effort, seed: int, held_out: boo
     solution = TASKS[name].solve(problem, effort=effort, rng=rng)
     assert problem.task == name
     assert problem.prompt.strip()
-    assert TASKS[name].grade(problem, solution.final_text) is True
+    assert TASKS[name].grade(problem, solution.answer) is True
     assert (solution.analysis == "") == (effort is Effort.LOW)
 
 
@@ -42,8 +43,8 @@ def test_own_solution_passes(name: str, effort: Effort, seed: int, held_out: boo
 @given(seed=SEEDS)
 def test_off_topic_answers_fail(name: str, seed: int) -> None:
     problem = TASKS[name].problem(random.Random(seed), held_out=True)
-    for answer in OFF_TOPIC:
-        assert TASKS[name].grade(problem, answer) is False
+    for text in (*OFF_TOPIC, None):
+        assert TASKS[name].grade(problem, Answer(final=text)) is False
 
 
 @pytest.mark.parametrize("name", ["count_letters", "spell", "reverse", "add", "subtract", "compare"])
@@ -54,7 +55,7 @@ def test_a_neighbouring_answer_fails(name: str, seed: int) -> None:
     rng = random.Random(seed)
     problem = TASKS[name].problem(rng, held_out=True)
     if problem.answer == "equal":
-        assert TASKS[name].grade(problem, f"{problem.facts['a']} is larger.") is False
+        assert TASKS[name].grade(problem, Answer(final=f"{problem.facts['a']} is larger.")) is False
         return
     places = [i for i, char in enumerate(problem.answer) if char.isalnum()]
     place = rng.choice(places)
@@ -62,8 +63,8 @@ def test_a_neighbouring_answer_fails(name: str, seed: int) -> None:
     alphabet = "123456789" if old.isdigit() else "abcdefghijklmnopqrstuvwxyz"
     new = rng.choice([char for char in alphabet if char != old])
     wrong = problem.answer[:place] + new + problem.answer[place + 1 :]
-    assert TASKS[name].grade(problem, wrong) is False
-    assert TASKS[name].grade(problem, f"It is {wrong}.") is False
+    assert TASKS[name].grade(problem, Answer(final=wrong)) is False
+    assert TASKS[name].grade(problem, Answer(final=f"It is {wrong}.")) is False
 
 
 @EVERY_TASK

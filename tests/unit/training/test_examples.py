@@ -43,7 +43,7 @@ def test_completions_parse_without_repair(name: str, seed: int, effort: Effort) 
     assert [thought.content for thought in thoughts] == ([solution.analysis] if solution.analysis else [])
     assert all(thought.channel == "analysis" for thought in thoughts)
     assert (final.channel, final.content) == ("final", solution.final_text)
-    assert TASKS[name].grade(problem, solution.final_text)
+    assert TASKS[name].grade(problem, solution.answer)
 
 
 def test_pieces_of_a_final_are_tokenized_one_by_one() -> None:

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.message import Conversation, DeveloperContent, Effort, Message, Role, SystemContent
-from ossia.harmony.render import render
+from ossia.harmony.render import render, render_for_training
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.tasks.base import Solution, Task
 from ossia.tasks.chat import Decline
+from ossia.tasks.conversation import problem_messages, solution_messages
 from ossia.tasks.registry import TASKS
 from ossia.training.config import DataConfig, Identity
 
@@ -56,25 +57,31 @@ class ConversationMaker:
     def make(self, task_name: str, rng: random.Random) -> Example:
         """Make a conversation that ends in a problem of the task named."""
         effort = rng.choices([e for e, _ in EFFORT_SHARES], [share for _, share in EFFORT_SHARES])[0]
-        messages = [Message(role=Role.SYSTEM, content=self._system(effort, rng))]
+        system = self._system(effort, rng)
+        earlier: list[Message] = []
         if rng.random() < 0.1:
-            messages.append(
-                Message(role=Role.DEVELOPER, content=DeveloperContent(instructions=rng.choice(DEVELOPER_TEXTS)))
-            )
+            content = DeveloperContent(instructions=rng.choice(DEVELOPER_TEXTS))
+            earlier.append(Message(role=Role.DEVELOPER, content=content))
         for _ in range(rng.choice(range(self._max_turns)) if rng.random() < 0.4 else 0):
-            self._add_earlier_turn(messages, effort, rng)
-        problem = self._tasks[task_name].problem(rng, held_out=False)
-        messages.append(Message(role=Role.USER, content=problem.prompt))
-        prompt = render(Conversation(messages=tuple(messages)), tokenizer=self._tokenizer, next_role="assistant")
-        solution = self._tasks[task_name].solve(problem, effort=effort, rng=rng)
-        completion = completion_ids(solution, tokenizer=self._tokenizer)
-        return Example(prompt + completion, [False] * len(prompt) + [True] * len(completion))
+            self._add_earlier_turn(earlier, effort, rng)
+        task = self._tasks[task_name]
+        problem = task.problem(rng, held_out=False)
+        messages = problem_messages(problem, system=system)
+        if problem.developer is None and not problem.builtin_tools and not problem.history:
+            messages = (messages[0], *earlier, *messages[1:])
+        solution = task.solve(problem, effort=effort, rng=rng)
+        whole = Conversation((*messages, *solution_messages(solution)))
+        ids, mask = render_for_training(whole, tokenizer=self._tokenizer)
+        length = len(render(Conversation(messages), tokenizer=self._tokenizer, next_role="assistant"))
+        return Example(ids, [False] * length + mask[length:])
 
     def _add_earlier_turn(self, messages: list[Message], effort: Effort, rng: random.Random) -> None:
         """Add a question with its answer; its reasoning is gone, as it is at inference once a turn has ended."""
         task = self._tasks[rng.choice(list(self._tasks))]
         problem = task.problem(rng, held_out=False)
         final = task.solve(problem, effort=effort, rng=rng).final_text
+        if problem.developer is not None or problem.builtin_tools or problem.history or not final:
+            return  # it needs a conversation of its own
         messages.append(Message(role=Role.USER, content=problem.prompt))
         messages.append(Message(role=Role.ASSISTANT, channel="final", content=final))
 
