@@ -1,12 +1,16 @@
-"""What an answer looks like: a line about the reasoning (or all of it), calls and their results, then the text."""
+"""What an answer looks like: a line about the reasoning (or all of it), calls and their results, then the text.
+
+While a tool runs, a terminal shows the line that it writes at the moment; the result then stands in its place.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from typing import TextIO
 
-from ossia.agent.events import AgentEvent, CallEnded, CallStarted
+from ossia.agent.events import AgentEvent, CallEnded, CallProgressed, CallStarted
 from ossia.cli.chat.footnotes import Footnotes
 from ossia.cli.terminal import strip_controls
 from ossia.cli.turn import Delta, Kind, Run
@@ -15,7 +19,7 @@ from ossia.tools.base import ToolFile, ToolResult
 
 DIM, RESET, ERASE_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 REFRESH_SECONDS = 0.1
-"""How often the line about the reasoning is drawn anew."""
+"""How often the line about the reasoning, or of a tool that runs, is drawn anew."""
 MAX_LINES, MAX_CHARS = 8, 600
 """How much of a call and of a result is shown."""
 
@@ -40,6 +44,8 @@ class RunDisplay:
         self._thought_since: float | None = None
         self._thought_for = 0.0
         self._line_open = False
+        self._tool_lines: dict[int, str] = {}  # by call: what it writes at the moment
+        self._tool_line_open = False
         self._shown: Kind | None = None
         self._at_line_start = True
 
@@ -50,7 +56,10 @@ class RunDisplay:
         if isinstance(event, CallStarted):
             self._end_line(run.num_reasoning_tokens)
             self.note(describe_call(event.call))
+        elif isinstance(event, CallProgressed):
+            self._draw_tool(event)
         elif isinstance(event, CallEnded):
+            self._tool_lines.pop(event.number, None)
             self._footnotes.add_sources(event.result.sources)
             self._end_line(run.num_reasoning_tokens)
             self.note(describe_result(event.result))
@@ -62,6 +71,7 @@ class RunDisplay:
         for line in self._footnotes.take_notes():
             self._give_answer(f"{line}\n")
         self._shown, self._at_line_start = None, True
+        self._tool_lines.clear()
 
     def note(self, text: str) -> None:
         """A remark of the program's own, if there is anyone to read it."""
@@ -93,6 +103,7 @@ class RunDisplay:
     def _end_line(self, num_tokens: int) -> None:
         """Go to the beginning of a line, behind what stands there."""
         self._close_thinking(num_tokens)
+        self._close_tool()
         if not self._at_line_start:
             if self._shown is Kind.ANSWER:
                 self._give_answer("\n")
@@ -130,6 +141,24 @@ class RunDisplay:
         if self._is_live:
             self.notes.write(ERASE_LINE)
         self._write_note(thinking_line(self._thought_for, num_tokens) + "\n")
+
+    def _draw_tool(self, event: CallProgressed) -> None:
+        """Draw the line that a tool writes at the moment, as much as a terminal is wide; elsewhere it is left out."""
+        text = self._tool_lines.get(event.number, "") + event.progress.text
+        line = text.rstrip("\n").rpartition("\n")[2]
+        self._tool_lines[event.number] = line[-MAX_CHARS:] + ("\n" if text.endswith("\n") else "")
+        now = time.perf_counter()
+        if self.notes is None or not self._is_live or (self._tool_line_open and now - self._drawn_at < REFRESH_SECONDS):
+            return
+        self._close_tool()
+        self._tool_line_open, self._drawn_at = True, now
+        width = shutil.get_terminal_size().columns - 1  # in the last column a terminal may begin a new line
+        self._write_note(f"   {strip_controls(line.expandtabs())}"[:width])
+
+    def _close_tool(self) -> None:
+        if self._tool_line_open and self.notes is not None:
+            self.notes.write(ERASE_LINE)
+            self._tool_line_open = False
 
 
 def thinking_line(seconds: float, num_tokens: int) -> str:

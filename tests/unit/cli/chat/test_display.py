@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from ossia.agent.events import AgentEvent, CallEnded, CallStarted
+from ossia.agent.events import AgentEvent, CallEnded, CallProgressed, CallStarted
 from ossia.cli.chat import display as module
 from ossia.cli.chat.display import MAX_CHARS, RunDisplay, describe_file, describe_result, shorten, thinking_line
 from ossia.cli.turn import Delta, Kind
 from ossia.harmony.message import Message, Role
-from ossia.tools.base import FailureKind, Source, ToolFile, ToolResult, reply
+from ossia.tools.base import FailureKind, Source, ToolFile, ToolProgress, ToolResult, reply
 
 TURN = [
     Delta(None, ""),
@@ -142,6 +142,31 @@ def test_calls_and_results_are_shown_between_thinking_and_answer() -> None:
     lines = screen.getvalue().split("\x1b[K")[-1].split("\n")
     assert lines[0].startswith("thinking, ")
     assert lines[1:] == ["-> python", "   print(1)", "<-", "   1", "It is 1.", ""]
+
+
+def said(text: str, *, number: int = 0) -> CallProgressed:
+    return CallProgressed(number=number, progress=ToolProgress(tool="python", text=text))
+
+
+def test_the_line_that_a_tool_writes_is_seen_until_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "12")
+    screen = Terminal()
+    steps = [CallStarted(number=0, call=CALL), said("step 1\nst"), said("ep\x1b[2J 2\n"), said("a line that is long")]
+    show(RunDisplay(out=screen, notes=screen), *steps, result("all of it"))
+    shown = screen.getvalue().split("\r\x1b[K")
+    assert shown == ["-> python\n   print(1)\n   st", "   step[2J ", "   a line t", "<-\n   all of it\n"]
+
+
+def test_lines_of_several_tools_do_not_mix() -> None:
+    screen = Terminal()
+    show(RunDisplay(out=screen, notes=screen), said("on"), said("tw", number=1), said("e"), said("o", number=1))
+    assert screen.getvalue().split("\r\x1b[K") == ["   on", "   tw", "   one", "   two", ""]
+
+
+def test_notes_that_are_no_terminal_get_the_result_alone() -> None:
+    notes = io.StringIO()
+    show(RunDisplay(out=io.StringIO(), notes=notes), said("step 1"), result("step 1"))
+    assert notes.getvalue() == "<-\n   step 1\n"
 
 
 def test_a_pipe_gets_no_calls() -> None:
