@@ -186,3 +186,7 @@ def _check_distinct(names: Sequence[str], *, what: str) -> None:
     for i, name in enumerate(names):
         if name in names[:i]:
             raise InvalidInputError(f"two {what} are named {name!r}; names must differ", param="tools")
+
+
+JSON_OBJECT = ResponseFormat("json_object", schema={"type": "object"})
+"""What OpenAI's `{"type": "json_object"}` asks for: any object."""

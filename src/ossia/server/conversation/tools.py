@@ -20,7 +20,7 @@ from ossia.engine.constraint import (
     ToolGrammar,
     TurnConstraint,
 )
-from ossia.harmony.content import FUNCTIONS, FunctionTool, ResponseFormat, ToolNamespace
+from ossia.harmony.content import FUNCTIONS, JSON_OBJECT, FunctionTool, ResponseFormat, ToolNamespace
 from ossia.harmony.json_text import JsonValue
 
 
@@ -111,8 +111,9 @@ class FormatSpec:
     description: str | None = None
 
     def declare(self) -> ResponseFormat:
-        schema: Mapping[str, JsonValue] = {"type": "object"} if self.schema is None else self.schema
-        return ResponseFormat(self.name, schema=schema, description=self.description)
+        if self.schema is None:
+            return JSON_OBJECT
+        return ResponseFormat(self.name, schema=self.schema, description=self.description)
 
     def grammar(self) -> OutputGrammar:
         return JsonObject() if self.schema is None else JsonSchema(self.schema)

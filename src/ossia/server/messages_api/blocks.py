@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from ossia.agent.chat_history import Block, Call, Text, Thought, recipient_of
+from ossia.agent.chat_messages import is_name
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.json_text import compact_json
 from ossia.harmony.message import Message, Role
 from ossia.server.conversation.history import History
 from ossia.server.errors import ApiError, unsupported
 from ossia.server.replay import ReplayCache, Sealer
-from ossia.server.responses.items import is_name
 from ossia.server.responses.schema import JsonObject
 
 BLOCK_SEPARATOR = "\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard, cast
+from typing import NamedTuple, cast
 
 from openai.types.responses import (
     ResponseCustomToolCall,
@@ -19,6 +19,7 @@ from openai.types.responses import (
 from openai.types.responses.response_input_item import FunctionCallOutput
 from pydantic import BaseModel
 
+from ossia.agent.chat_messages import MAX_NAME, is_name, read_text
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.content import FUNCTIONS, Channel
 from ossia.harmony.message import Message, Role
@@ -30,14 +31,12 @@ from ossia.server.responses.hosted import APPROVAL_REQUEST, APPROVAL_RESPONSE
 from ossia.server.responses.hosted_items import Approvals, read_hosted_call, read_request
 from ossia.server.responses.schema import JsonObject
 
-_TEXT_PARTS = frozenset({"input_text", "output_text", "text", "summary_text", "refusal", "reasoning_text"})
 _ROLES = {"user": Role.USER, "system": Role.SYSTEM, "developer": Role.DEVELOPER, "assistant": Role.ASSISTANT}
 _CALLS = frozenset({"function_call", "custom_tool_call"})
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
 _HOSTED = frozenset({"web_search_call", "code_interpreter_call", "mcp_call", "mcp_list_tools"})
 _APPROVALS = frozenset({APPROVAL_REQUEST, APPROVAL_RESPONSE})
 MAX_ITEMS = 10_000
-MAX_NAME = 200
 MAX_ID = 80
 
 
@@ -284,33 +283,6 @@ class ItemReader:
         return Item(body, (message,))
 
 
-def read_text(content: object, *, at: str) -> str:
-    """The text of a content that is text or a list of text parts.
-
-    Raises:
-        ApiError: it is something else, or holds an image, a file or a sound.
-    """
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        code = "missing_required_parameter" if content is None else "invalid_type"
-        raise ApiError(f"{at} is neither text nor a list of parts", code=code, param=at)
-    texts: list[str] = []
-    for i, part in enumerate(cast("list[object]", content)):
-        where = f"{at}[{i}]"
-        fields = cast("dict[str, object]", part) if isinstance(part, dict) else {}
-        kind = fields.get("type")
-        if kind not in _TEXT_PARTS:
-            raise unsupported(
-                f"{where} is of the type {str(kind)[:60]!r}; this model reads text only", param=f"{where}.type"
-            )
-        text = fields.get("refusal" if kind == "refusal" else "text")
-        if not isinstance(text, str):
-            raise ApiError(f"{where} has no text", code="invalid_type", param=f"{where}.text")
-        texts.append(text)
-    return "".join(texts)
-
-
 def _recipient_of(body: JsonObject) -> str:
     name = str(body["name"])
     if body["type"] != "function_call":
@@ -326,11 +298,6 @@ def _check_call_id(call_id: object, *, at: str) -> str:
             param=f"{at}.call_id",
         )
     return call_id
-
-
-def is_name(value: object) -> TypeGuard[str]:
-    """Whether a client's value can name a call or an item; databases take no control characters."""
-    return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()
 
 
 def _id_of(data: JsonObject) -> str | None:

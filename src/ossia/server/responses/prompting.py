@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ossia.agent.chat_messages import is_name
 from ossia.core.errors import ContextLengthError
 from ossia.harmony.message import Conversation, Message
 from ossia.server.conversation.prompt import build_conversation, drop_oldest_turn
 from ossia.server.errors import ApiError, not_found
 from ossia.server.replay import Said
 from ossia.server.responses.hosted import Approved
-from ossia.server.responses.items import Item, ItemReader, Memory, is_name, normalise
+from ossia.server.responses.items import Item, ItemReader, Memory, normalise
 from ossia.server.responses.params import PromptParams
 from ossia.server.responses.schema import JsonObject, PromptBody
 
