@@ -16,8 +16,18 @@
     ├── EngineOverloadedError              the engine's queue is full
     ├── CacheIntegrityError                the KV cache's bookkeeping contradicts itself: a bug in Ossia
     ├── EngineDeadError                    the engine stopped; nothing more comes of its requests
-    └── MissingExtraError (ImportError)    an optional dependency is not installed; names the extra
+    ├── MissingExtraError (ImportError)    an optional dependency is not installed; names the extra
+    ├── ToolError                          tools: a call that fails in a way the model can read about
+    │   ├── FetchError                     tools: a page that cannot be had
+    │   │   ├── FetchDeniedError           tools: an address that may not be opened
+    │   │   └── SearchError                tools: a search that cannot be made
+    │   └── PatchError                     tools: a patch that cannot be read or does not fit; nothing was changed
+    ├── SandboxError                       tools: no sandbox can be had, or a program cannot be started in it
+    ├── PathEscapeError (PermissionError)  tools: a path that leads out of its folder
+    ├── McpError                           tools: an MCP server that cannot be reached, or does not speak as it should
+    └── ApiError                           server: a request that only HTTP knows how to refuse
 
+Those marked with a room are defined in it, for they carry what only it knows; all are drawn here.
 A message says what was got, what is allowed, and which option or step mends it.
 """
 
