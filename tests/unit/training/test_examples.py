@@ -3,6 +3,7 @@ from __future__ import annotations
 import lzma
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossia.core.errors import InvalidInputError
-from ossia.harmony.message import Effort
+from ossia.harmony.content import SystemContent
+from ossia.harmony.message import Channel, Conversation, Effort
 from ossia.harmony.parse import parse
 from ossia.harmony.tokenizer import Tokenizer
-from ossia.tasks.base import Solution, is_held_out
+from ossia.tasks.base import Answer, Call, Problem, Solution, is_held_out
+from ossia.tasks.conversation import problem_messages, solution_messages
 from ossia.tasks.registry import TASKS
 from ossia.training.config import DataConfig, Identity
+from ossia.training.data.conversations import Example, encode_conversation
 from ossia.training.data.examples import (
     ConversationMaker,
-    Example,
     ExampleSource,
-    completion_ids,
     read_corpus,
     read_questions,
 )
@@ -30,14 +32,24 @@ IDENTITY = Identity(model_identity="You are a test.")
 FULL = Tokenizer.o200k_harmony()
 
 
+def learned_ids(problem: Problem, solution: Solution) -> list[int]:
+    """What is learned of a conversation of one problem, as a maker lays it out."""
+    before = problem_messages(problem, system=SystemContent())
+    conversation = Conversation((*before, *solution_messages(solution)))
+    (example,) = encode_conversation(conversation, tokenizer=FULL, learned=range(len(before), len(conversation)))
+    return [token for token, learned in zip(example.ids, example.is_learned, strict=True) if learned]
+
+
 @pytest.mark.parametrize("name", list(TASKS))
 @settings(max_examples=15)
 @given(seed=SEEDS, effort=st.sampled_from(list(Effort)))
-def test_completions_parse_without_repair(name: str, seed: int, effort: Effort) -> None:
+def test_what_is_learned_parses_without_repair(name: str, seed: int, effort: Effort) -> None:
     rng = random.Random(seed)
     problem = TASKS[name].problem(rng, held_out=False)
     solution = TASKS[name].solve(problem, effort=effort, rng=rng)
-    result = parse(completion_ids(solution, tokenizer=FULL), tokenizer=FULL)
+    if solution.calls:
+        return  # test_results_of_calls_are_not_learned
+    result = parse(learned_ids(problem, solution), tokenizer=FULL)
     assert result.repairs == ()
     *thoughts, final = result.messages
     assert [thought.content for thought in thoughts] == ([solution.analysis] if solution.analysis else [])
@@ -47,10 +59,43 @@ def test_completions_parse_without_repair(name: str, seed: int, effort: Effort) 
 
 
 def test_pieces_of_a_final_are_tokenized_one_by_one() -> None:
-    ids = completion_ids(Solution(analysis="", final=tuple("hello")), tokenizer=FULL)
+    problem = Problem(task="spell", prompt="Spell it.", answer="h-e-l-l-o")
+    ids = learned_ids(problem, Solution(analysis="", final=tuple("hello")))
     body = ids[ids.index(FULL.message) + 1 : -1]
     assert [FULL.decode([token]) for token in body] == list("hello")
     assert ids[-1] == FULL.return_
+
+
+def test_results_of_calls_are_not_learned() -> None:
+    """A turn with two calls: what the tools answer is read only, and the last call may end the turn."""
+
+    class Calculate:
+        name = "calculate"
+
+        def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
+            return Problem(task="calculate", prompt="12 * 12?", answer="144", builtin_tools=("python",))
+
+        def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
+            call = Call(recipient="python", content="print(12 * 12)", channel=Channel.ANALYSIS, content_type="code")
+            first = replace(call, analysis="I compute.", result="144\n")
+            if effort is Effort.LOW:
+                return Solution(analysis="", final=(), calls=(call,))
+            return Solution(analysis="So 144.", final=("144",), calls=(first,))
+
+        def grade(self, problem: Problem, answer: Answer) -> bool:
+            return answer.final == "144"
+
+    maker = ConversationMaker({"calculate": Calculate()}, tokenizer=FULL, identity=IDENTITY, max_turns=3)
+    seen: set[str] = set()
+    for seed in range(40):
+        example = maker.make("calculate", random.Random(seed))
+        seen.add(FULL.decode([t for t, learned in zip(example.ids, example.is_learned, strict=True) if learned]))
+    call = " to=python<|channel|>analysis code<|message|>print(12 * 12)<|call|>"
+    assert seen == {
+        call,
+        f"<|channel|>analysis<|message|>I compute.<|end|><|start|>assistant{call}<|start|>python"
+        "<|channel|>analysis<|message|>So 144.<|end|><|start|>assistant<|channel|>final<|message|>144<|return|>",
+    }
 
 
 @settings(max_examples=40)

@@ -9,40 +9,20 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.message import Conversation, DeveloperContent, Effort, Message, Role, SystemContent
-from ossia.harmony.render import render, render_for_training
 from ossia.harmony.tokenizer import Tokenizer
-from ossia.tasks.base import Solution, Task
+from ossia.tasks.base import Task
 from ossia.tasks.chat import Decline
 from ossia.tasks.conversation import problem_messages, solution_messages
 from ossia.tasks.registry import TASKS
 from ossia.training.config import DataConfig, Identity
+from ossia.training.data.conversations import Example, encode_conversation
 
 GPT_OSS_IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 DEVELOPER_TEXTS = ("Be brief.", "Answer in English.", "You are a helpful assistant.", "Be friendly.", "Think first.")
 EFFORT_SHARES = ((Effort.LOW, 0.25), (Effort.MEDIUM, 0.35), (Effort.HIGH, 0.4))
-
-
-class Example(NamedTuple):
-    """Token ids, and for each whether the model is to learn to produce it."""
-
-    ids: list[int]
-    is_learned: list[bool]
-
-
-def completion_ids(solution: Solution, *, tokenizer: Tokenizer) -> list[int]:
-    """Tokens that an assistant samples after `<|start|>assistant` to give this solution, up to `<|return|>`."""
-    ids: list[int] = []
-    if solution.analysis:
-        ids += [tokenizer.channel, *tokenizer.encode("analysis"), tokenizer.message]
-        ids += [*tokenizer.encode(solution.analysis), tokenizer.end, tokenizer.start, *tokenizer.encode("assistant")]
-    ids += [tokenizer.channel, *tokenizer.encode("final"), tokenizer.message]
-    for piece in solution.final:
-        ids += tokenizer.encode(piece)
-    return [*ids, tokenizer.return_]
 
 
 class ConversationMaker:
@@ -70,10 +50,10 @@ class ConversationMaker:
         if problem.developer is None and not problem.builtin_tools and not problem.history:
             messages = (messages[0], *earlier, *messages[1:])
         solution = task.solve(problem, effort=effort, rng=rng)
-        whole = Conversation((*messages, *solution_messages(solution)))
-        ids, mask = render_for_training(whole, tokenizer=self._tokenizer)
-        length = len(render(Conversation(messages), tokenizer=self._tokenizer, next_role="assistant"))
-        return Example(ids, [False] * length + mask[length:])
+        said = solution_messages(solution)
+        learned = range(len(messages), len(messages) + len(said))
+        (example,) = encode_conversation(Conversation((*messages, *said)), tokenizer=self._tokenizer, learned=learned)
+        return example
 
     def _add_earlier_turn(self, messages: list[Message], effort: Effort, rng: random.Random) -> None:
         """Add a question with its answer; its reasoning is gone, as it is at inference once a turn has ended."""
