@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import typer
 
 from ossia.cli import options
-from ossia.cli import serve_options as given
 from ossia.cli.extras import extra
+from ossia.cli.groups import grouped
 from ossia.cli.options import examples
+from ossia.cli.serve_options import Answers, Bounds, Engine, Reach
 from ossia.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from ossia.cli.tools import ToolOptions
     from ossia.server.makers import HostedTool, ToolMaker
     from ossia.server.settings import ServerSettings
     from ossia.tools.base import Tool
@@ -33,94 +35,59 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 
+@grouped
 def command(
     model: options.Model = "nano",
-    host: given.Host = "127.0.0.1",
-    port: given.Port = 8000,
-    name: given.Name = None,
-    api_key: given.ApiKey = None,
-    allow_open: given.AllowOpen = False,
-    allowed_host: given.AllowedHost = None,
-    cors_origin: given.CorsOrigin = None,
-    reasoning: given.Reasoning = "raw",
-    tools: given.Tools = None,
-    unsafe_python: options.UnsafePython = False,
-    search: options.Search = "docs",
-    search_url: options.SearchUrl = None,
-    search_key: options.SearchKey = None,
-    database: given.Database = None,
-    ttl_days: given.TtlDays = 30.0,
-    requests_per_minute: given.RequestsPerMinute = 0,
-    tokens_per_minute: given.TokensPerMinute = 0,
-    concurrency: given.Concurrency = 0,
-    max_body_mib: given.MaxBodyMib = 32,
-    drain_seconds: given.DrainSeconds = 30.0,
-    no_docs: given.NoDocs = False,
-    log_level: given.LogLevel = "info",
-    device: options.Device = "auto",
-    kv_dtype: options.KvDtype = None,
-    num_drafts: options.NumDrafts = None,
-    max_num_seqs: given.MaxNumSeqs = None,
-    max_num_batched_tokens: given.MaxNumBatchedTokens = None,
-    max_queue: given.MaxQueue = None,
-    context_length: given.ContextLength = None,
-    kv_cache_gib: given.KvCacheGib = None,
-    no_prefix_cache: given.NoPrefixCache = False,
-    cpu_quant: given.CpuQuant = None,
-    traces: given.Traces = False,
+    *,
+    reach: Reach,
+    answers: Answers,
+    bounds: Bounds,
+    engine: Engine,
 ) -> None:
     """Serve a model: the Responses, Chat Completions, Completions and Messages APIs.
 
     Without MODEL it is nano. The first line of stdout is the base URL, once the server listens; logs are JSON lines on
     stderr. SIGTERM and Ctrl-C finish what is in progress.
     """
-    check_choice("log_level", log_level, LOG_LEVELS)
-    check_choice("reasoning", reasoning, POLICIES)
+    check_choice("log_level", bounds.log_level, LOG_LEVELS)
+    check_choice("reasoning", answers.reasoning, POLICIES)
     with extra("server"):
         from ossia.server.serve import set_up_logs
-        from ossia.server.settings import Limits, ReasoningPolicy, ServerSettings
 
-    from ossia.cli.tools import ToolOptions
-
-    settings = ServerSettings(
-        host=host,
-        port=port,
-        api_keys=tuple(api_key or ()),
-        allow_open=allow_open,
-        allowed_hosts=tuple(allowed_host or ()),
-        cors_origins=tuple(cors_origin or ()),
-        reasoning=ReasoningPolicy(reasoning),
-        database_url=database,
-        ttl_seconds=ttl_days * DAY if ttl_days else None,
-        tools=tuple(options.split_names(tools)),
-        limits=Limits(
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            concurrency=concurrency,
-            max_body_bytes=max_body_mib * MIB,
-        ),
-        drain_seconds=drain_seconds,
-        with_docs=not no_docs,
-        has_traces=traces,
-    )
-    set_up_logs(log_level)
+    settings = read_settings(reach, answers, bounds)
+    set_up_logs(bounds.log_level)
     check_reach(settings)
-    choice = ToolOptions(unsafe_python=unsafe_python, search=search, search_url=search_url, search_key=search_key)
-    serve_model(
-        model,
-        settings,
-        tool_options=choice,
-        name=name,
-        device=device,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_queue=max_queue,
-        context_length=context_length,
-        kv_cache_bytes=None if kv_cache_gib is None else round(kv_cache_gib * GIB),
-        kv_dtype=kv_dtype,
-        num_drafts=num_drafts,
-        has_prefix_cache=not no_prefix_cache,
-        cpu_quant=cpu_quant,
+    serve_model(model, settings, name=reach.name, makers=tool_makers(answers), engine=engine)
+
+
+def read_settings(reach: Reach, answers: Answers, bounds: Bounds) -> ServerSettings:
+    """The options as the server takes them.
+
+    Raises:
+        InvalidInputError: a value that it does not take.
+    """
+    from ossia.server.settings import Limits, ReasoningPolicy, ServerSettings
+
+    return ServerSettings(
+        host=reach.host,
+        port=reach.port,
+        api_keys=tuple(reach.api_key or ()),
+        allow_open=reach.allow_open,
+        allowed_hosts=tuple(reach.allowed_host or ()),
+        cors_origins=tuple(reach.cors_origin or ()),
+        reasoning=ReasoningPolicy(answers.reasoning),
+        database_url=answers.database,
+        ttl_seconds=answers.ttl_days * DAY if answers.ttl_days else None,
+        tools=tuple(options.split_names(answers.tools)),
+        limits=Limits(
+            requests_per_minute=bounds.requests_per_minute,
+            tokens_per_minute=bounds.tokens_per_minute,
+            concurrency=bounds.concurrency,
+            max_body_bytes=bounds.max_body_mib * MIB,
+        ),
+        drain_seconds=bounds.drain_seconds,
+        with_docs=not bounds.no_docs,
+        has_traces=bounds.traces,
     )
 
 
@@ -149,29 +116,46 @@ def check_reach(settings: ServerSettings) -> None:
 
 
 def serve_model(
-    model: str, settings: ServerSettings, *, name: str | None, tool_options: ToolOptions, device: str, **sizes: Any
+    model: str, settings: ServerSettings, *, name: str | None, makers: Mapping[str, ToolMaker], engine: Engine
 ) -> None:
     """Load a model and serve it until a signal says to stop."""
-    from dataclasses import replace
-
     from ossia.agent.turns import ServedModel
     from ossia.cli.backend import open_backend
     from ossia.server.app import build_context
     from ossia.server.serve import serve
 
-    backend = open_backend(model, device=device, **sizes)
+    backend = open_backend(
+        model,
+        device=engine.device,
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_queue=engine.max_queue,
+        context_length=engine.context_length,
+        kv_cache_bytes=None if engine.kv_cache_gib is None else round(engine.kv_cache_gib * GIB),
+        kv_dtype=engine.kv_dtype,
+        num_drafts=engine.num_drafts,
+        has_prefix_cache=not engine.no_prefix_cache,
+        cpu_quant=engine.cpu_quant,
+    )
     served = ServedModel.of(backend.loaded, name=name, created_at=int(time.time()))
-    if sizes.get("context_length") is not None:
-        served = replace(served, context_length=min(sizes["context_length"], served.context_length))
+    if engine.context_length is not None:
+        served = replace(served, context_length=min(engine.context_length, served.context_length))
     context = build_context(backend.engine, model=served, settings=settings)
-    context.tool_makers = {**context.tool_makers, **tool_makers(tool_options)}
+    context.tool_makers = {**context.tool_makers, **makers}
     serve(context, announce=typer.echo)
 
 
-def tool_makers(choice: ToolOptions) -> dict[str, ToolMaker]:
+def tool_makers(answers: Answers) -> dict[str, ToolMaker]:
     """How the server makes the tools that clients ask for, a fresh one for each response."""
-    from ossia.cli.tools import make_one
+    from ossia.cli.tools import ToolOptions, make_one
     from ossia.server.makers import CODE_INTERPRETER, WEB_SEARCH
+
+    choice = ToolOptions(
+        unsafe_python=answers.unsafe_python,
+        search=answers.search,
+        search_url=answers.search_url,
+        search_key=answers.search_key,
+    )
 
     async def make_browser(_: HostedTool) -> Tool:
         return make_one("browser", choice)
