@@ -33,7 +33,7 @@ def read_chat_messages(
         at = f"messages[{i}]"
         role = message.get("role")
         content = message.get("content")
-        if role in _ROLES:
+        if isinstance(role, str) and role in _ROLES:
             history.add_text(_ROLES[role], read_text(content, at=f"{at}.content"))
         elif role == "assistant":
             history.add_assistant(_read_assistant(message, at=at, with_reasoning=with_reasoning))
@@ -164,7 +164,7 @@ def read_text(content: object, *, at: str) -> str:
         where = f"{at}[{i}]"
         fields = cast("dict[str, object]", part) if isinstance(part, dict) else {}
         kind = fields.get("type")
-        if kind not in _TEXT_PARTS:
+        if not isinstance(kind, str) or kind not in _TEXT_PARTS:
             raise InvalidInputError(
                 f"{where} is of the type {str(kind)[:60]!r}; this model reads text only",
                 code="unsupported_value",

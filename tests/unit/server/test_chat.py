@@ -278,6 +278,7 @@ ERRORS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": None}, "invalid_type", "messages"),
     ({"messages": [{}]}, "missing_required_parameter", "messages[0].role"),
     ({"messages": [{"role": "robot", "content": "x"}]}, "invalid_value", "messages[0].role"),
+    ({"messages": [{"role": []}]}, "invalid_value", "messages[0].role"),
     ({"messages": [{"role": "user"}]}, "missing_required_parameter", "messages[0].content"),
     ({"messages": [{"role": "user", "content": 3}]}, "invalid_type", "messages[0].content"),
     (
