@@ -14,7 +14,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from ossia.core.errors import EngineOverloadedError, InvalidInputError
 from ossia.engine.batch import SampledStep
-from ossia.engine.grammar.compiler import GrammarCompiler
 from ossia.engine.grammar.matcher import MaskFiller, MaskRequest
 from ossia.engine.live_answer import LiveAnswer
 from ossia.engine.logprobs import prompt_logprobs
@@ -38,6 +37,9 @@ from ossia.engine.sequence import Sequence
 from ossia.engine.speculate import PromptLookup, accept_drafts
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.kernels.sampling import mix_seed
+
+if TYPE_CHECKING:
+    from ossia.engine.grammar.compiler import GrammarCompiler
 
 logger = logging.getLogger(__name__)
 
@@ -490,5 +492,7 @@ class Engine:
 
     def _get_compiler(self) -> GrammarCompiler:
         if self._compiler is None:
+            from ossia.engine.grammar.compiler import GrammarCompiler  # with the library, which few programs need
+
             self._compiler = GrammarCompiler(self.tokenizer)
         return self._compiler

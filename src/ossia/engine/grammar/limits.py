@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llguidance import LLParserLimits
-
 from ossia.engine.constraint import Lark, TurnConstraint
 
 if TYPE_CHECKING:
+    from llguidance import LLParserLimits
+
     from ossia.engine.constraint import Constraint, OutputGrammar
 
 MAX_GRAMMAR_BYTES = 512 * 1024
@@ -22,6 +22,8 @@ def limits_for(constraint: Constraint) -> LLParserLimits:
     and 20 ms a mask, the worst regular expression 5 ms a mask. An ambiguous Lark grammar costs far more an item (two
     seconds a mask at a JSON Schema's limits), so with one the limits are lower, which keeps it near 25 ms.
     """
+    from llguidance import LLParserLimits
+
     is_wary = any(isinstance(grammar, Lark) for grammar in _grammars(constraint))
     return LLParserLimits(
         max_items_in_row=1_000 if is_wary else 10_000,

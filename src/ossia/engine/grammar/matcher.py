@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from llguidance import LLExecutor, LLMatcher
 
 from ossia.engine.grammar.output_grammar import tidy_message
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
+    from llguidance import LLMatcher
 
 
 def mask_width(vocab_size: int) -> int:
@@ -207,6 +207,8 @@ class MaskFiller:
 
     def __init__(self, *, num_threads: int | None = None) -> None:
         """Starts the threads: by default as many as the library finds right (four fifths of the cores)."""
+        from llguidance import LLExecutor
+
         self._executor = LLExecutor(num_threads)
 
     def fill(self, requests: Sequence[MaskRequest], masks: npt.NDArray[np.int32]) -> None:

@@ -6,8 +6,6 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from llguidance import LLMatcher, LLParserLimits
-
 from ossia.core.errors import InvalidInputError
 from ossia.engine.constraint import Choice, FreeText, JsonObject, JsonSchema, Lark, OutputGrammar, Regex
 from ossia.engine.grammar.limits import MAX_GRAMMAR_BYTES, max_optional_properties
@@ -15,6 +13,8 @@ from ossia.engine.grammar.schema_check import ENFORCED, prepare_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from llguidance import LLParserLimits
 
 FREE_TEXT = "/(?s:.*)/"
 """All UTF-8; special tokens are no text."""
@@ -112,6 +112,8 @@ def tidy_message(message: str) -> str:
 
 def _validate(grammar: str, *, limits: LLParserLimits) -> str | None:
     """What llguidance says against a grammar in Lark; None if nothing. Special tokens in it count as an error."""
+    from llguidance import LLMatcher
+
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=limits)
     if is_error:
         return tidy_message(messages[0])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -93,3 +95,9 @@ def test_the_published_vocabulary() -> None:
     assert all(matcher.advance(token_id) for token_id in ids)
     assert matcher.is_finished
     assert matcher.num_excess == 0
+
+
+def test_an_engine_without_constraints_does_not_load_the_library() -> None:
+    code = "import sys, ossia.engine.engine; print('llguidance' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
