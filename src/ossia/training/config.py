@@ -1,9 +1,8 @@
-"""What a training run is told: one frozen dataclass a component, read from a TOML recipe."""
+"""What a pre-training run is told: one frozen dataclass a component, read from a TOML recipe."""
 
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,27 @@ from typing import Any
 from ossia.core.config import build_config
 from ossia.core.errors import InvalidInputError
 from ossia.model.config import ModelConfig
+from ossia.training.recipe import read_recipe, require_sections
+from ossia.training.trainer_config import (
+    TRAINER_SECTIONS,
+    LossConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainerConfig,
+    build_trainer_config,
+    require_positive,
+)
 
-
-def _require_positive(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int | float) or not value > 0:
-            raise InvalidInputError(f"{name} must be a positive number, got {value!r}", param=name)
+__all__ = [
+    "DataConfig",
+    "Identity",
+    "LossConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "TrainConfig",
+    "TrainerConfig",
+    "load_recipe",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +40,9 @@ class DataConfig:
     Attributes:
         sequence_length: tokens in a row; several examples are packed into one and cannot see each other.
         rows: rows in a batch, so that a step sees `rows * sequence_length` tokens.
-        num_workers: processes that make examples while the model trains; 0 makes them in the training process.
-        seed: everything drawn follows from it and from the step.
+        num_workers: processes that make batches while the model trains; 0 makes them in the training process. The
+            batches are the same.
+        seed: batch k follows from it and from k.
         corpora: JSONL files (`.xz` allowed) of natural text, by name; a row's text is its `text`, or its `question`
             and `answer`.
         mix: how often each source is drawn, by task name, corpus name, or "out_of_scope" for the questions of corpora.
@@ -44,73 +58,16 @@ class DataConfig:
     max_turns: int = 3
 
     def __post_init__(self) -> None:
-        _require_positive(self, "sequence_length", "rows", "max_turns")
+        require_positive(self, "sequence_length", "rows", "max_turns")
+        if self.num_workers < 0:
+            raise InvalidInputError(f"num_workers must be 0 or more, got {self.num_workers}", param="data.num_workers")
         if not self.mix or min(self.mix.values()) < 0 or not sum(self.mix.values()) > 0:
             raise InvalidInputError("data.mix must give at least one source a positive weight", param="data.mix")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class OptimizerConfig:
-    """Muon on matrices, AdamW on the rest, under one schedule: linear warm-up, constant, linear to zero.
-
-    Attributes:
-        muon_lr, adamw_lr: peak learning rates.
-        warmup: share of the run spent warming up.
-        decay: share of the run, at its end, over which the rates fall to zero.
-        weight_decay: decoupled, on matrices only.
-        max_grad_norm: gradients are scaled down to this norm.
-    """
-
-    muon_lr: float = 0.01
-    adamw_lr: float = 3e-3
-    momentum: float = 0.95
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.01
-    warmup: float = 0.02
-    decay: float = 0.4
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "muon_lr", "adamw_lr", "max_grad_norm")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """Weights of the terms beside cross-entropy.
-
-    Attributes:
-        balance: load-balancing loss of the router (Switch Transformer, arXiv 2101.03961, equation 4).
-        router_z: square of the router's log-sum-exp (ST-MoE, arXiv 2202.08906, equation 5).
-    """
-
-    balance: float = 0.01
-    router_z: float = 1e-4
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
-    """How long a run goes on and what it writes.
-
-    Attributes:
-        steps: optimizer steps of the whole run.
-        max_minutes: the schedule ends by then at the latest, over all resumed parts together; None for no limit.
-        log_every, checkpoint_every: in steps.
-        compile: whether to use torch.compile; None means on a GPU only.
-    """
-
-    steps: int = 1000
-    max_minutes: float | None = None
-    log_every: int = 20
-    checkpoint_every: int = 500
-    compile: bool | None = None
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "steps", "log_every", "checkpoint_every")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """What the trained model's system message says by default, and how its vocabulary is sized."""
+    """What the trained model's system message says by default."""
 
     model_identity: str
     knowledge_cutoff: str | None = None
@@ -118,19 +75,28 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """A whole run."""
+    """A whole run of pre-training.
+
+    Attributes:
+        name: of the run and of the model that comes of it.
+        model: the shape; with `init`, that model's.
+        identity: what the model says it is.
+        data: what batches are made of.
+        init: the model to begin with, "nano", a hub id that was pulled, or a folder; its tokenizer is kept. None begins
+            with random weights, and with a vocabulary chosen for the mix.
+        trainer: how weights are updated.
+    """
 
     name: str
     model: ModelConfig
     identity: Identity
     data: DataConfig
-    optimizer: OptimizerConfig = OptimizerConfig()
-    loss: LossConfig = LossConfig()
-    run: RunConfig = RunConfig()
+    init: str | None = None
+    trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
 
 
 def load_recipe(name_or_path: str, *, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
-    """Read a recipe: a path to a TOML file, or the name of one in `recipes/` of the current folder.
+    """Read a recipe of pre-training: a path to a TOML file, or the name of one in `recipes/` of the current folder.
 
     Args:
         name_or_path: where the recipe is.
@@ -138,38 +104,38 @@ def load_recipe(name_or_path: str, *, overrides: Mapping[str, Any] | None = None
 
     Raises:
         InvalidInputError: there is no such recipe, it is not TOML, or a key is unknown or of a wrong type.
+        ModelNotFoundError, CheckpointError: `init` names no model that can be read.
     """
-    raw = _read_toml(name_or_path)
-    for dotted, value in (overrides or {}).items():
-        section, _, key = dotted.rpartition(".")
-        target = raw
-        for part in section.split(".") if section else ():
-            target = target.setdefault(part, {})
-            if not isinstance(target, dict):
-                raise InvalidInputError(f"cannot set {dotted}: {part} is no table of the recipe", param=dotted)
-        target[key] = value
-    unknown = set(raw) - {"name", "model", "identity", "data", "optimizer", "loss", "run"}
-    if unknown:
-        raise InvalidInputError(f"unknown section in the recipe: {', '.join(sorted(unknown))}", param="recipe")
+    raw = read_recipe(name_or_path, overrides=overrides)
+    require_sections(raw, ("name", "init", "model", "identity", "data", *TRAINER_SECTIONS))
+    init = raw.get("init")
+    if init is not None and not isinstance(init, str):
+        raise InvalidInputError(f"init must name a model, got {init!r}", param="init")
+    start = _read_start(init, raw) if init is not None else None
+    model = start[0] if start is not None else ModelConfig.from_hf({"model_type": "gpt_oss", **raw.get("model", {})})
     return TrainConfig(
         name=str(raw.get("name", Path(name_or_path).stem)),
-        model=ModelConfig.from_hf({"model_type": "gpt_oss", **raw.get("model", {})}),
-        identity=build_config(Identity, raw.get("identity", {}), section="identity"),
+        model=model,
+        identity=start[1]
+        if start is not None and "identity" not in raw
+        else build_config(Identity, raw.get("identity", {}), section="identity"),
         data=build_config(DataConfig, raw.get("data", {}), section="data"),
-        optimizer=build_config(OptimizerConfig, raw.get("optimizer", {}), section="optimizer"),
-        loss=build_config(LossConfig, raw.get("loss", {}), section="loss"),
-        run=build_config(RunConfig, raw.get("run", {}), section="run"),
+        init=init,
+        trainer=build_trainer_config(raw),
     )
 
 
-def _read_toml(name_or_path: str) -> dict[str, Any]:
-    candidates = [Path(name_or_path), Path("recipes") / f"{name_or_path}.toml"]
-    for path in candidates:
-        if path.is_file():
-            try:
-                return tomllib.loads(path.read_text(encoding="utf-8"))
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                raise InvalidInputError(f"{path} is not a TOML recipe: {error}", param="recipe") from error
-    raise InvalidInputError(
-        f"no recipe '{name_or_path}': looked for {' and '.join(str(path) for path in candidates)}", param="recipe"
-    )
+def _read_start(init: str, raw: Mapping[str, Any]) -> tuple[ModelConfig, Identity]:
+    """Shape and identity of the model that a run begins with."""
+    if "model" in raw:
+        raise InvalidInputError(
+            f"the recipe has init = {init!r} and a [model] section; a model that one begins with has its own shape, so "
+            "remove one of them",
+            param="model",
+        )
+    from ossia.model.checkpoint.load import read_config, resolve_model
+    from ossia.model.loading import read_identity, read_json_if_any
+
+    folder = resolve_model(init)
+    own = read_identity(read_json_if_any(folder / "config.json"))
+    return read_config(folder), Identity(model_identity=own.model_identity, knowledge_cutoff=own.knowledge_cutoff)

@@ -55,5 +55,9 @@ class RecordingRouter:
 
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy [scalar, float32] of logits [T, V] against targets [T], over targets that are not IGNORED."""
-    return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED)
+    """Mean cross-entropy [scalar, float32] of logits [T, V] against targets [T], over targets that are not IGNORED.
+
+    Where all of them are, it is 0.
+    """
+    total = functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp(min=1)

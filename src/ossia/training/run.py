@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from ossia.training.config import TrainConfig
+from ossia.training.initial import build_model
 from ossia.training.package import package_model
+from ossia.training.sources import make_source
 from ossia.training.trainer import Progress, Trainer
 from ossia.training.vocabulary import prepare_tokenizer, with_special_ids
 
@@ -35,8 +37,15 @@ def train(
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = prepare_tokenizer(config, folder)
-    config = replace(config, model=with_special_ids(config, tokenizer))
-    trainer = Trainer(config, tokenizer=tokenizer, folder=folder, device=device)
+    if config.init is None:
+        config = replace(config, model=with_special_ids(config, tokenizer))
+    trainer = Trainer(
+        build_model(config.model, init=config.init, seed=config.data.seed, device=device),
+        source=make_source(config.data, tokenizer=tokenizer, identity=config.identity),
+        config=config.trainer,
+        folder=folder,
+        num_workers=config.data.num_workers,
+    )
     trainer.train(on_log=on_log, stop_after_seconds=stop_after_seconds)
     model_folder = folder / "model"
     package_model(trainer.master_weights(), model_folder, config=config, tokenizer=tokenizer)

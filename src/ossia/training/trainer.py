@@ -10,21 +10,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from ossia.core.errors import TrainingError
-from ossia.harmony.tokenizer import Tokenizer
-from ossia.model.transformer import AttentionBackend, Transformer, init_weights
+from ossia.core.files import write_text
+from ossia.model.transformer import AttentionBackend, Transformer
 from ossia.training.attention import DenseRowAttention, FlexRowAttention
-from ossia.training.config import TrainConfig
-from ossia.training.data.packing import Batch, batches
+from ossia.training.data.packing import Batch
+from ossia.training.data.stream import BatchSource, stream
 from ossia.training.loss import RecordingRouter, next_token_loss
 from ossia.training.optimizer import MuonAdamW, max_load_ratio, schedule
 from ossia.training.run_state import load_run, save_run
+from ossia.training.trainer_config import TrainerConfig
 
 
 class StepLosses(NamedTuple):
@@ -54,16 +55,32 @@ Progress = Callable[[StepReport, float], None]
 
 
 class Trainer:
-    """Trains one model on one device."""
+    """Trains a model on batches by number, and goes on from the checkpoint in `folder` if there is one.
 
-    def __init__(self, config: TrainConfig, *, tokenizer: Tokenizer, folder: Path, device: torch.device) -> None:
+    Step k + 1 learns from batch k, and batch k depends on nothing that happened before, so a run that was killed and
+    begun again gives the losses, to the bit, of one that was not.
+
+    Args:
+        model: dense, on the device to train on; its parameters are updated in place.
+        source: the batches. Targets that are IGNORED carry no loss.
+        config: optimizer, losses and the length of the run.
+        folder: checkpoints and metrics.
+        num_workers: processes that make batches ahead.
+
+    Raises:
+        TensorMismatchError: the checkpoint in `folder` is of a model of another shape.
+        CorruptFileError: it cannot be read.
+    """
+
+    def __init__(
+        self, model: Transformer, *, source: BatchSource, config: TrainerConfig, folder: Path, num_workers: int = 0
+    ) -> None:
+        self.model = model
+        self.source = source
         self.config = config
-        self.tokenizer = tokenizer
         self.folder = folder
-        self.device = device
-        is_gpu = device.type == "cuda"
-        self.model = Transformer(config.model, dtype=torch.bfloat16 if is_gpu else torch.float32, device=device)
-        init_weights(self.model, seed=config.data.seed)
+        self.device = model.norm.weight.device
+        self._num_workers = num_workers
         self.optimizer = MuonAdamW(self.model.named_parameters(), config=config.optimizer)
         self.step = 0
         self.seconds = 0.0
@@ -71,7 +88,7 @@ class Trainer:
         if state is not None:
             self.optimizer.load_state(state.tensors, num_updates=state.step)
             self.step, self.seconds = state.step, state.seconds
-        is_compiled = config.run.compile if config.run.compile is not None else is_gpu
+        is_compiled = config.run.compile if config.run.compile is not None else self.device.type == "cuda"
         self._attend: Callable[..., Any] = torch.compile(flex_attention) if is_compiled else flex_attention
         self._losses = torch.compile(self._compute_losses) if is_compiled else self._compute_losses
 
@@ -99,26 +116,22 @@ class Trainer:
             TrainingError: the loss is not a number; the last checkpoint is from before.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        stream = batches(
-            self.config.data,
-            tokenizer=self.tokenizer,
-            identity=self.config.identity,
-            first_step=self.step,
-            pin=self.device.type == "cuda",
-        )
+        batches = stream(self.source, first=self.step, num_workers=self._num_workers, pin=self.device.type == "cuda")
         started = last_log = time.perf_counter()
-        seconds_before, last_step = self.seconds, self.step
+        seconds_before, num_tokens = self.seconds, 0
         losses: StepLosses | None = None
-        with suppress(KeyboardInterrupt), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+        with suppress(KeyboardInterrupt), open_metrics(self.folder, first=self.step) as metrics:
             while self.progress() < 1:
                 lr_scale = schedule(self.progress(), config=self.config.optimizer)
-                losses, grad_norm = self._train_step(next(stream).to(self.device), lr_scale)
+                batch = next(batches)
+                losses, grad_norm = self._train_step(batch.to(self.device), lr_scale)
                 self.step += 1
+                num_tokens += batch.ids.numel()
                 now = time.perf_counter()
                 self.seconds = seconds_before + now - started
                 if self.step % self.config.run.log_every == 0:
-                    speed = (self.step - last_step) * self._tokens_per_step() / (now - last_log)
-                    last_log, last_step = now, self.step
+                    speed = num_tokens / (now - last_log)
+                    last_log, num_tokens = now, 0
                     report = self._report(losses, grad_norm, lr_scale, speed)
                     metrics.write(json.dumps(report._asdict()) + "\n")
                     metrics.flush()
@@ -142,13 +155,10 @@ class Trainer:
         return losses, grad_norm
 
     def _attention(self, batch: Batch) -> AttentionBackend:
-        window = self.config.model.sliding_window
+        window = self.model.config.sliding_window
         if self.device.type == "cuda":
             return FlexRowAttention(batch.documents, window=window, attend=self._attend)
         return DenseRowAttention(batch.documents, window=window)
-
-    def _tokens_per_step(self) -> int:
-        return self.config.data.rows * self.config.data.sequence_length
 
     def _report(self, losses: StepLosses, grad_norm: Tensor, lr_scale: float, speed: float) -> StepReport:
         loss = self._require_finite(losses)
@@ -181,3 +191,16 @@ class Trainer:
         """The float32 weights by parameter name, from which a model is exported."""
         prefix = "master."
         return {k.removeprefix(prefix): v for k, v in self.optimizer.state.items() if k.startswith(prefix)}
+
+
+def open_metrics(folder: Path, *, first: int) -> TextIO:
+    """Open `metrics.jsonl` to go on after step `first`: what a run that was killed had written beyond is dropped."""
+    path = folder / "metrics.jsonl"
+    rows: list[str] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # the last line of a run that was killed may be cut off
+                if json.loads(line)["step"] <= first:
+                    rows.append(line + "\n")
+    write_text(path, "".join(rows))
+    return path.open("a", encoding="utf-8")

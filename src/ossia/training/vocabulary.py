@@ -17,6 +17,7 @@ from ossia.model.config import ModelConfig
 from ossia.tasks.words import load_words
 from ossia.training.config import DataConfig, Identity, TrainConfig
 from ossia.training.data.examples import GPT_OSS_IDENTITY, ExampleSource
+from ossia.training.initial import load_init_tokenizer
 
 FORCED = (
     "assistant", "user", "system", "developer", "tool", "analysis", "commentary", "final", " to", "functions", "json",
@@ -49,11 +50,15 @@ def choose_vocabulary(
 
 
 def prepare_tokenizer(config: TrainConfig, folder: Path) -> Tokenizer:
-    """The run's tokenizer: the one in `folder/tokenizer`, else chosen for the mix and written there.
+    """The run's tokenizer: that of the model it begins with, else the one in `folder/tokenizer`, else a new one.
+
+    A new one is chosen for the mix and written to `folder/tokenizer`.
 
     Raises:
         VocabularyError: the tokenizer there has another size than the recipe's model.
     """
+    if config.init is not None:
+        return load_init_tokenizer(config.init, vocab_size=config.model.vocab_size)
     tokenizer_folder = folder / "tokenizer"
     if (tokenizer_folder / "tokenizer.json").is_file():
         tokenizer = load_tokenizer(tokenizer_folder)

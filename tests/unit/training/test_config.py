@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from ossia.core.errors import InvalidInputError
+from ossia.core.errors import InvalidInputError, ModelNotFoundError
 from ossia.training.config import DataConfig, LossConfig, OptimizerConfig, load_recipe
 
-RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.toml"))
-TINY = str(next(path for path in RECIPES if path.stem == "tiny"))
+FOLDER = Path(__file__).parents[3] / "recipes"
+RECIPES = [FOLDER / "nano.toml", FOLDER / "tiny.toml"]
+TINY = str(FOLDER / "tiny.toml")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -24,16 +25,16 @@ def test_a_recipe_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sections_left_out_take_defaults() -> None:
     config = load_recipe(TINY)
-    assert (config.optimizer, config.loss) == (OptimizerConfig(), LossConfig())
-    assert (config.run.steps, config.model.hidden_size) == (100, 64)
+    assert (config.trainer.optimizer, config.trainer.loss) == (OptimizerConfig(), LossConfig())
+    assert (config.trainer.run.steps, config.model.hidden_size) == (100, 64)
 
 
 def test_overrides_replace_and_add() -> None:
     overrides = {"run.steps": 7, "optimizer.betas": [0.8, 0.9], "loss.balance": 1, "data.mix": {"add": 2}, "name": "x"}
     config = load_recipe(TINY, overrides=overrides)
-    assert config.run.steps == 7
-    assert config.optimizer.betas == (0.8, 0.9)
-    assert config.loss.balance == 1
+    assert config.trainer.run.steps == 7
+    assert config.trainer.optimizer.betas == (0.8, 0.9)
+    assert config.trainer.loss.balance == 1
     assert config.data.mix == {"add": 2}
     assert config.name == "x"
 
@@ -61,6 +62,9 @@ def test_overrides_replace_and_add() -> None:
         ({"data": 3}, r"\[data\] must be a table"),
         ({"name.first": "x"}, r"cannot set name\.first: name is no table"),
         ({"model.hidden_size": 0}, "hidden_size"),
+        ({"data.num_workers": -1}, "num_workers must be 0 or more"),
+        ({"init": 3}, "init must name a model, got 3"),
+        ({"init": "nano"}, r"init = 'nano' and a \[model\] section"),
     ],
 )
 def test_bad_values_are_named(overrides: dict[str, Any], message: str) -> None:
@@ -84,3 +88,24 @@ def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
 def test_a_mix_is_required() -> None:
     with pytest.raises(InvalidInputError, match="mix"):
         DataConfig()
+
+
+def write_recipe(folder: Path, text: str) -> str:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_run_may_begin_with_a_model(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, 'init = "nano"\n[data]\nmix = {spell = 1}\n')
+    config = load_recipe(recipe)
+    assert (config.init, config.model.vocab_size) == ("nano", 8192)
+    assert "nano" in config.identity.model_identity
+    config = load_recipe(recipe, overrides={"identity.model_identity": "You are another."})
+    assert config.identity.model_identity == "You are another."
+
+
+def test_a_model_to_begin_with_that_is_not_there(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, 'init = "no-such-model"\n[data]\nmix = {spell = 1}\n')
+    with pytest.raises(ModelNotFoundError, match="no-such-model"):
+        load_recipe(recipe)

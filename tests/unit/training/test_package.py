@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.unit.training.training_helpers import make_trainer
 
 from ossia.harmony.hf_tokenizer import load_tokenizer
 from ossia.harmony.tokenizer import Tokenizer
@@ -19,7 +20,7 @@ from ossia.training.trainer import Trainer
 @pytest.fixture(scope="module")
 def trained(config: TrainConfig, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     folder = tmp_path_factory.mktemp("run")
-    trainer = Trainer(config, tokenizer=tokenizer, folder=folder, device=torch.device("cpu"))
+    trainer = make_trainer(config, tokenizer, folder)
     trainer.train()
     package_model(trainer.master_weights(), folder / "model", config=config, tokenizer=tokenizer)
     return trainer
@@ -28,7 +29,7 @@ def trained(config: TrainConfig, tokenizer: Tokenizer, tmp_path_factory: pytest.
 def test_the_folder_loads(trained: Trainer, tokenizer: Tokenizer) -> None:
     folder: Path = trained.folder / "model"
     model = load_model(folder, device=torch.device("cpu"), dtype=torch.float32)
-    assert model.config == trained.config.model
+    assert model.config == trained.model.config
     read = load_tokenizer(folder)
     assert read.vocab_size == tokenizer.vocab_size
     text = 'Spell "berry".'
@@ -62,10 +63,10 @@ def test_the_packaged_model_predicts_as_the_trained_one(trained: Trainer, tokeni
     assert float(distance.mean()) < 0.1
 
 
-def test_the_folder_says_who_the_model_is(trained: Trainer) -> None:
+def test_the_folder_says_who_the_model_is(trained: Trainer, config: TrainConfig) -> None:
     folder = trained.folder / "model"
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    identity = trained.config.identity
+    identity = config.identity
     assert raw["ossia"] == {
         "name": "tiny",
         "model_identity": identity.model_identity,

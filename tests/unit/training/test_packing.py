@@ -3,15 +3,19 @@ from __future__ import annotations
 import itertools
 import random
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ossia.core.errors import InvalidInputError
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.training.config import TrainConfig
 from ossia.training.data.examples import Example
-from ossia.training.data.packing import Batch, batches, pack_row
+from ossia.training.data.packing import Batch, pack_row
+from ossia.training.data.stream import stream
 from ossia.training.loss import IGNORED
+from ossia.training.sources import make_source
 
 PADDING = 9_999
 
@@ -68,9 +72,9 @@ def test_a_long_example_is_cut_only_in_an_empty_row() -> None:
     assert row.positions.tolist() == [0, 1, 0, 1, 2, 3]
 
 
-def take(config: TrainConfig, tokenizer: Tokenizer, count: int, *, first_step: int = 0) -> list[Batch]:
-    stream = batches(config.data, tokenizer=tokenizer, identity=config.identity, first_step=first_step, pin=False)
-    return list(itertools.islice(stream, count))
+def take(config: TrainConfig, tokenizer: Tokenizer, count: int, *, first: int = 0, **options: int) -> list[Batch]:
+    source = make_source(config.data, tokenizer=tokenizer, identity=config.identity)
+    return list(itertools.islice(stream(source, first=first, **options), count))
 
 
 def is_same(one: list[Batch], other: list[Batch]) -> bool:
@@ -83,16 +87,32 @@ def test_batches_follow_from_the_seed_and_the_step(config: TrainConfig, tokenize
     assert first[0].ids.shape == (config.data.rows, config.data.sequence_length)
     assert first[0].documents.dtype == torch.int32
     assert is_same(first, take(config, tokenizer, 2))
-    assert not is_same(first, take(config, tokenizer, 2, first_step=2))
+    assert not is_same(first, take(config, tokenizer, 2, first=2))
     assert not is_same(first[:1], first[1:])
 
 
+def test_a_stream_may_be_entered_anywhere_and_workers_change_nothing(config: TrainConfig, tokenizer: Tokenizer) -> None:
+    whole = take(config, tokenizer, 7)
+    assert is_same(whole[3:], take(config, tokenizer, 4, first=3))
+    assert is_same(whole[2:], take(config, tokenizer, 5, first=2, num_workers=2))
+
+
+def test_processes_get_parts_of_the_same_batch(config: TrainConfig, tokenizer: Tokenizer) -> None:
+    whole = take(config, tokenizer, 2)
+    parts = [take(config, tokenizer, 2, place=place, parts=2) for place in range(2)]
+    for number, batch in enumerate(whole):
+        assert is_same([batch], [Batch(*map(torch.cat, zip(*(part[number] for part in parts), strict=True)))])
+
+
+def test_rows_that_cannot_be_dealt_evenly(config: TrainConfig, tokenizer: Tokenizer) -> None:
+    with pytest.raises(InvalidInputError, match=r"2 rows .* 3 processes; make data\.rows a multiple"):
+        take(config, tokenizer, 1, place=0, parts=3)
+
+
 @settings(max_examples=5)
-@given(first_step=st.integers(0, 1000))
-def test_targets_are_the_next_token_of_the_same_document(
-    config: TrainConfig, tokenizer: Tokenizer, first_step: int
-) -> None:
-    batch = take(config, tokenizer, 1, first_step=first_step)[0]
+@given(first=st.integers(0, 1000))
+def test_targets_are_the_next_token_of_the_same_document(config: TrainConfig, tokenizer: Tokenizer, first: int) -> None:
+    batch = take(config, tokenizer, 1, first=first)[0]
     learned = batch.targets[:, :-1] != IGNORED
     is_inside = batch.documents[:, 1:] == batch.documents[:, :-1]
     both = learned & is_inside

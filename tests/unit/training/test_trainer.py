@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.unit.training.training_helpers import make_trainer
 from torch import Tensor
 
 from ossia.core.errors import TrainingError
@@ -15,11 +15,9 @@ from ossia.training.config import TrainConfig
 from ossia.training.run_state import load_run
 from ossia.training.trainer import StepReport, Trainer
 
-CPU = torch.device("cpu")
-
 
 def make(config: TrainConfig, tokenizer: Tokenizer, folder: Path) -> Trainer:
-    return Trainer(config, tokenizer=tokenizer, folder=folder, device=CPU)
+    return make_trainer(config, tokenizer, folder)
 
 
 def train(config: TrainConfig, tokenizer: Tokenizer, folder: Path) -> tuple[dict[int, float], dict[str, Tensor]]:
@@ -35,44 +33,22 @@ def train(config: TrainConfig, tokenizer: Tokenizer, folder: Path) -> tuple[dict
 
 
 def with_steps(config: TrainConfig, steps: int) -> TrainConfig:
-    return replace(config, run=replace(config.run, steps=steps))
+    return replace(config, trainer=replace(config.trainer, run=replace(config.trainer.run, steps=steps)))
 
 
 def steady(config: TrainConfig) -> TrainConfig:
     """Rates that do not depend on the length of the run, so that a short run is the start of a longer one."""
-    return replace(config, optimizer=replace(config.optimizer, warmup=0.0, decay=0.0))
+    return replace(
+        config, trainer=replace(config.trainer, optimizer=replace(config.trainer.optimizer, warmup=0.0, decay=0.0))
+    )
 
 
-def test_a_resumed_run_equals_another_to_the_bit(config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    config = steady(config)
-    train(with_steps(config, 2), tokenizer, tmp_path / "one")
-    shutil.copytree(tmp_path / "one", tmp_path / "two")
-    first, weights = train(with_steps(config, 4), tokenizer, tmp_path / "one")
-    second, again = train(with_steps(config, 4), tokenizer, tmp_path / "two")
-    assert list(first) == [3, 4]
-    assert first == second
-    assert weights.keys() == again.keys()
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
-
-
-def test_resuming_equals_going_on(
-    config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To the bit, once every step has the same batch: otherwise the stream takes a new seed at a resume."""
-    from ossia.training import trainer as module
-
-    original = module.batches
-
-    def same_batch(*args: object, first_step: int, **options: object) -> object:
-        stream = original(*args, first_step=0, **options)  # pyright: ignore[reportArgumentType]
-        batch = next(stream)
-        return iter(lambda: batch, None)
-
-    monkeypatch.setattr(module, "batches", same_batch)
+def test_resuming_equals_going_on(config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path) -> None:
     config = steady(config)
     whole, weights = train(with_steps(config, 4), tokenizer, tmp_path / "whole")
     first, _ = train(with_steps(config, 2), tokenizer, tmp_path / "parts")
     second, resumed = train(with_steps(config, 4), tokenizer, tmp_path / "parts")
+    assert (list(first), list(second)) == ([1, 2], [3, 4])
     assert whole == first | second
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
 
@@ -121,8 +97,8 @@ def test_a_loss_that_is_no_number_never_replaces_a_checkpoint(
     config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path, log_every: int, checkpoint_every: int
 ) -> None:
     train(with_steps(config, 2), tokenizer, tmp_path)
-    run = replace(config.run, steps=6, log_every=log_every, checkpoint_every=checkpoint_every)
-    config = replace(config, run=run)
+    run = replace(config.trainer.run, steps=6, log_every=log_every, checkpoint_every=checkpoint_every)
+    config = replace(config, trainer=replace(config.trainer, run=run))
     trainer = make(config, tokenizer, tmp_path)
     with torch.no_grad():
         trainer.model.norm.weight.fill_(float("nan"))
@@ -137,9 +113,7 @@ def test_a_loss_that_is_no_number_never_replaces_a_checkpoint(
 def test_an_example_is_blind_to_its_neighbours(config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path) -> None:
     """Changing the first document of each row leaves the hidden states of all the others as they were."""
     trainer = make(config, tokenizer, tmp_path)
-    from ossia.training.data.packing import batches
-
-    batch = next(batches(config.data, tokenizer=tokenizer, identity=config.identity, first_step=0, pin=False))
+    batch = trainer.source.batch(0)
     is_first = batch.documents == 0
     other = batch._replace(ids=torch.where(is_first, (batch.ids + 1) % tokenizer.vocab_size, batch.ids))
 

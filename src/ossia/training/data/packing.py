@@ -5,16 +5,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ossia.harmony.tokenizer import Tokenizer
-from ossia.training.config import DataConfig, Identity
-from ossia.training.data.examples import Example, ExampleSource
+from ossia.training.data.examples import Example
 from ossia.training.loss import IGNORED
 
 
@@ -36,6 +33,10 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> Batch:
         """Move to a device, not waiting for the copy."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    def rows(self, part: slice) -> Batch:
+        """Some of the rows, as views."""
+        return Batch(*(tensor[part] for tensor in self))
 
 
 def pack_row(draw: Callable[[], Example], *, length: int, padding: int) -> Batch:
@@ -72,41 +73,41 @@ def pack_row(draw: Callable[[], Example], *, length: int, padding: int) -> Batch
     )
 
 
-class RowStream(IterableDataset[Batch]):
-    """An endless stream of packed rows, split over the loader's workers, each with a seed of its own."""
+class ExampleDraw(Protocol):
+    """Something to draw examples from, such as `ExampleSource`."""
 
-    def __init__(self, config: DataConfig, *, tokenizer: Tokenizer, identity: Identity, first_step: int) -> None:
-        self._config = config
-        self._tokenizer = tokenizer
-        self._identity = identity
-        self._first_step = first_step
-
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        number = worker.id if worker is not None else 0
-        rng = random.Random(f"{self._config.seed} {self._first_step} {number}")
-        source = ExampleSource(self._config, tokenizer=self._tokenizer, identity=self._identity)
-        padding = self._tokenizer.endoftext
-        while True:
-            yield pack_row(lambda: source.draw(rng), length=self._config.sequence_length, padding=padding)
+    def draw(self, rng: random.Random) -> Example:
+        """Draw one example; all chance comes from `rng`."""
+        ...
 
 
-def _collate(rows: list[Batch]) -> Batch:
+class PackedExamples:
+    """Batches packed from drawn examples: row r of batch k follows from (seed, k, r).
+
+    Args:
+        source: what examples are drawn from.
+        length: tokens of a row.
+        rows: rows of a batch.
+        seed: another one gives other batches.
+        padding: id that fills rows up.
+    """
+
+    def __init__(self, source: ExampleDraw, *, length: int, rows: int, seed: int, padding: int) -> None:
+        self._source = source
+        self._length = length
+        self._rows = rows
+        self._seed = seed
+        self._padding = padding
+
+    def batch(self, number: int) -> Batch:
+        """Batch `number` of the endless stream, counted from 0."""
+        return stack_rows([self._row(number, place) for place in range(self._rows)])
+
+    def _row(self, number: int, place: int) -> Batch:
+        rng = random.Random(f"{self._seed} {number} {place}")
+        return pack_row(lambda: self._source.draw(rng), length=self._length, padding=self._padding)
+
+
+def stack_rows(rows: Sequence[Batch]) -> Batch:
+    """Rows of [S] tensors as one batch."""
     return Batch(*(torch.stack(tensors) for tensors in zip(*rows, strict=True)))
-
-
-def batches(
-    config: DataConfig, *, tokenizer: Tokenizer, identity: Identity, first_step: int, pin: bool
-) -> Iterator[Batch]:
-    """Endless batches for a run that begins (or resumes) at `first_step`; the same arguments give the same batches."""
-    stream = RowStream(config, tokenizer=tokenizer, identity=identity, first_step=first_step)
-    loader: DataLoader[Batch] = DataLoader(
-        stream,
-        batch_size=config.rows,
-        collate_fn=_collate,
-        num_workers=config.num_workers,
-        pin_memory=pin,
-        prefetch_factor=4 if config.num_workers else None,
-        multiprocessing_context="fork" if config.num_workers else None,
-    )
-    return iter(loader)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ossia.cli.train import parse_override
+from ossia.cli.train.options import parse_override
 from ossia.core.errors import InvalidInputError
 
 
@@ -32,12 +32,12 @@ def test_a_malformed_override(text: str) -> None:
 
 
 def test_a_malformed_override_is_told_before_anything_is_imported(run: Any) -> None:
-    result = run("train", "--recipe", "nano", "--out", "x", "--set", "oops")
+    result = run("train", "pretrain", "--recipe", "nano", "--out", "x", "--set", "oops")
     assert result.exit_code == 1
     assert "--set 'oops'" in result.stderr
 
 
 def test_an_unknown_recipe(run: Any) -> None:
-    result = run("train", "--recipe", "no-such-recipe", "--out", "x")
+    result = run("train", "pretrain", "--recipe", "no-such-recipe", "--out", "x")
     assert result.exit_code == 1
     assert "no-such-recipe" in result.stderr

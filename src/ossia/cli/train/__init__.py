@@ -1,0 +1,1 @@
+"""`ossia train`: one file a command."""
