@@ -32,6 +32,9 @@ _INLINE = (
     (re.compile(r"(\*{1,3}|_{1,3})(?=\S)([^*_\n]+?)(?<=\S)\1(?!\w)"), r"\2"),
 )
 _LITERAL_NEXT = re.compile(r"::\s*$")
+_INLINE_TAGS = " or ".join(
+    f"self::{tag}" for tag in ("code", "tt", "kbd", "samp", "var", "span", "em", "strong", "cite")
+)
 _CODE_CHARACTERS = frozenset("{}<>;=\\|_`$@^~")
 
 
@@ -70,8 +73,13 @@ def extract_html(page: str) -> str:
         MissingExtraError: trafilatura is not installed.
     """
     trafilatura = need("trafilatura")
+    tree = need("trafilatura.utils", package="trafilatura").load_html(page)
+    if tree is None:
+        return ""
+    for element in tree.xpath(f"//*[{_INLINE_TAGS}][not(ancestor-or-self::pre)]"):
+        element.drop_tag()  # trafilatura would break the paragraph here, and lose a part
     found = trafilatura.extract(
-        page,
+        tree,
         output_format="txt",
         include_comments=False,
         include_tables=False,

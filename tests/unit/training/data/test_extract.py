@@ -102,3 +102,9 @@ def test_prose_or_not(paragraph: str, expected: bool) -> None:
 def test_the_way_of_extraction(place: str, changes: dict[str, str], expected: str) -> None:
     source = Source(name="a", path="*", license="MIT", origin="x", **changes)  # pyright: ignore[reportArgumentType]
     assert extract(Document("a", place, "# as it is"), source) == expected
+
+
+def test_marks_within_a_sentence_leave_it_whole() -> None:
+    sentence = "The class <code class='a'><span>Runner</span></code> keeps <em>all</em> of its <tt>workers</tt> alive."
+    page = f"<html><body><article><p>{sentence}</p><p>{sentence.replace('class', 'other')}</p></article></body></html>"
+    assert extract_html(page).split("\n\n")[0] == "The class Runner keeps all of its workers alive."
