@@ -119,7 +119,13 @@ class Add:
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
         a, b = draw_pair(rng, key="+", held_out=held_out)
         prompt = rng.choice(ADD_PROMPTS).format(a=write_number(a, rng), b=write_number(b, rng))
-        return Problem(task=self.name, prompt=prompt, answer=str(a + b), facts={"a": str(a), "b": str(b)})
+        return Problem(
+            task=self.name,
+            prompt=prompt,
+            answer=str(a + b),
+            facts={"a": str(a), "b": str(b)},
+            part=f"{max(len(str(a)), len(str(b)))} digits",
+        )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
         a, b = int(problem.facts["a"]), int(problem.facts["b"])
@@ -145,7 +151,13 @@ class Subtract:
         if a < b and rng.random() < 0.7 and is_held_out(f"- {b} {a}") == is_held_out(f"- {a} {b}"):
             a, b = b, a
         prompt = rng.choice(SUBTRACT_PROMPTS).format(a=write_number(a, rng), b=write_number(b, rng))
-        return Problem(task=self.name, prompt=prompt, answer=str(a - b), facts={"a": str(a), "b": str(b)})
+        return Problem(
+            task=self.name,
+            prompt=prompt,
+            answer=str(a - b),
+            facts={"a": str(a), "b": str(b)},
+            part=f"{max(len(str(a)), len(str(b)))} digits",
+        )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
         a, b = int(problem.facts["a"]), int(problem.facts["b"])
@@ -163,7 +175,14 @@ class Subtract:
 
 
 def digit_by_digit(a: str, b: str) -> str:
-    """Compare two numbers from the left, aligned at the point: ``9.1 1 vs 9.9 0: 9=9 1<9``."""
+    """Compare two numbers from the left, aligned at the point: ``9.1 1 vs 9.9 0: 9=9 1<9``.
+
+    Of two negative numbers the one nearer to zero is the larger, and a negative one is below any that is not.
+    """
+    if a.startswith("-") and b.startswith("-"):
+        return f"both minus, so turned round: {digit_by_digit(a[1:], b[1:])}"
+    if a.startswith("-") or b.startswith("-"):
+        return f"{a} vs {b}: minus is below"
     (whole_a, _, part_a), (whole_b, _, part_b) = a.partition("."), b.partition(".")
     width = max(len(whole_a), len(whole_b))
     whole_a, whole_b = whole_a.zfill(width), whole_b.zfill(width)
@@ -187,7 +206,7 @@ class Compare:
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
         while True:
             a, b = self._draw(rng)
-            kept = (max(Decimal(a), Decimal(b)) >= SMALL or "." in a) and is_held_out(f"? {a} {b}")
+            kept = (max(abs(Decimal(a)), abs(Decimal(b))) >= SMALL or "." in a) and is_held_out(f"? {a} {b}")
             if kept == held_out:
                 break
         wants_larger = rng.random() < 0.6
@@ -195,9 +214,19 @@ class Compare:
         ordered = sorted((a, b), key=Decimal)
         answer = "equal" if Decimal(a) == Decimal(b) else ordered[wants_larger]
         facts = {"a": a, "b": b, "relation": "larger" if wants_larger else "smaller"}
-        return Problem(task=self.name, prompt=prompt, answer=answer, facts=facts)
+        part = "negative" if "-" in a + b else "decimal" if "." in a else "natural"
+        return Problem(task=self.name, prompt=prompt, answer=answer, facts=facts, part=part)
 
     def _draw(self, rng: random.Random) -> tuple[str, str]:
+        a, b = self._draw_natural(rng)
+        kind = rng.random()
+        if kind < 0.1:
+            return f"-{a}", f"-{b}"
+        if kind < 0.14:
+            return f"-{a}", b
+        return (a, f"-{b}") if kind < 0.18 else (a, b)
+
+    def _draw_natural(self, rng: random.Random) -> tuple[str, str]:
         if rng.random() < 0.25:
             whole = draw_number(rng, max_digits=3)
             other = whole if rng.random() < 0.75 else draw_number(rng, max_digits=3)
