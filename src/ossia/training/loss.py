@@ -54,10 +54,14 @@ class RecordingRouter:
         return RouterLosses(torch.stack(balances).mean(), torch.stack(zs).mean(), torch.stack(loads))
 
 
-def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def next_token_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy [scalar, float32] of logits [T, V] against targets [T], over targets that are not IGNORED.
 
-    Where all of them are, it is 0.
+    With weights [T] it is their weighted mean. Where all targets are ignored, it is 0.
     """
-    total = functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
-    return total / (targets != IGNORED).sum().clamp(min=1)
+    if weights is None:
+        total = functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+        return total / (targets != IGNORED).sum().clamp(min=1)
+    each = functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
+    counting = weights * (targets != IGNORED)
+    return (each * counting).sum() / counting.sum().clamp(min=torch.finfo(torch.float32).tiny)

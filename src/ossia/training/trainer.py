@@ -97,7 +97,8 @@ class Trainer:
         hidden = self.model(
             batch.ids.flatten(), positions=batch.positions.flatten(), attention=attention, router=router
         )
-        cross_entropy = next_token_loss(self.model.logits(hidden), batch.targets.flatten())
+        loss_weights = None if batch.weights is None else batch.weights.flatten()
+        cross_entropy = next_token_loss(self.model.logits(hidden), batch.targets.flatten(), loss_weights)
         side = router.losses()
         weights = self.config.loss
         total = cross_entropy + weights.balance * side.balance + weights.router_z * side.z

@@ -12,7 +12,7 @@ from ossia.core.errors import InvalidInputError
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.training.config import TrainConfig
 from ossia.training.data.examples import Example
-from ossia.training.data.packing import Batch, pack_row
+from ossia.training.data.packing import Batch, pack_row, stack_rows
 from ossia.training.data.stream import stream
 from ossia.training.loss import IGNORED
 from ossia.training.sources import make_source
@@ -37,8 +37,9 @@ def numbered_examples(seed: int, *, longest: int) -> list[Example]:
 def test_a_row_holds_whole_examples_side_by_side(seed: int, length: int, longest: int) -> None:
     examples = numbered_examples(seed, longest=longest)
     row = pack_row(iter(examples).__next__, length=length, padding=PADDING)
-    assert [tuple(tensor.shape) for tensor in row] == [(length,)] * 4
-    ids, targets, positions, documents = (tensor.tolist() for tensor in row)
+    assert [tuple(tensor.shape) for tensor in row[:4]] == [(length,)] * 4
+    assert row.weights is None
+    ids, targets, positions, documents = (tensor.tolist() for tensor in row[:4])
     place = 0
     for number in range(max(documents) + 1):
         size = documents.count(number)
@@ -72,6 +73,25 @@ def test_a_long_example_is_cut_only_in_an_empty_row() -> None:
     assert row.positions.tolist() == [0, 1, 0, 1, 2, 3]
 
 
+def test_what_is_learned_may_differ_from_what_is_read_and_count_more_or_less() -> None:
+    """An answer within a conversation is read with one end and learned with another."""
+    plain = Example([1, 2, 3], [False, True, True])
+    weighted = Example([4, 5, 6, 7], [False, True, True, True], targets=[4, 5, 60, 7], weights=[0.0, 0.5, 2.0, 1.0])
+    row = pack_row(iter([plain, weighted, None]).__next__, length=7, padding=PADDING)
+    assert row.ids.tolist() == [1, 2, 4, 5, 6, PADDING, PADDING]
+    assert row.targets.tolist() == [2, 3, 5, 60, 7, IGNORED, IGNORED]
+    assert row.weights is not None
+    assert row.weights.tolist() == [1, 1, 0.5, 2, 1, 0, 0]
+    even = pack_row(iter([plain, None]).__next__, length=7, padding=PADDING)
+    assert even.weights is None
+    batch = stack_rows([even, row])
+    assert batch.weights is not None
+    assert torch.equal(batch.weights, torch.stack([torch.ones(7), row.weights]))
+    moved = batch.to(torch.device("cpu")).rows(slice(0, 1)).weights
+    assert moved is not None
+    assert torch.equal(moved, torch.ones(1, 7))
+
+
 def take(config: TrainConfig, tokenizer: Tokenizer, count: int, *, first: int = 0, **options: int) -> list[Batch]:
     source = make_source(config.data, tokenizer=tokenizer, identity=config.identity)
     return list(itertools.islice(stream(source, first=first, **options), count))
@@ -79,7 +99,8 @@ def take(config: TrainConfig, tokenizer: Tokenizer, count: int, *, first: int = 
 
 def is_same(one: list[Batch], other: list[Batch]) -> bool:
     pairs = zip(one, other, strict=True)
-    return all(torch.equal(x, y) for a, b in pairs for x, y in zip(a, b, strict=True))
+    tensors = [(x, y) for a, b in pairs for x, y in zip(a, b, strict=True)]
+    return all(x is y if x is None or y is None else torch.equal(x, y) for x, y in tensors)
 
 
 def test_batches_follow_from_the_seed_and_the_step(config: TrainConfig, tokenizer: Tokenizer) -> None:
@@ -101,7 +122,7 @@ def test_processes_get_parts_of_the_same_batch(config: TrainConfig, tokenizer: T
     whole = take(config, tokenizer, 2)
     parts = [take(config, tokenizer, 2, place=place, parts=2) for place in range(2)]
     for number, batch in enumerate(whole):
-        assert is_same([batch], [Batch(*map(torch.cat, zip(*(part[number] for part in parts), strict=True)))])
+        assert is_same([batch], [Batch(*map(torch.cat, zip(*(part[number][:4] for part in parts), strict=True)))])
 
 
 def test_rows_that_cannot_be_dealt_evenly(config: TrainConfig, tokenizer: Tokenizer) -> None:
@@ -120,4 +141,8 @@ def test_targets_are_the_next_token_of_the_same_document(config: TrainConfig, to
     assert torch.equal(batch.targets[:, :-1][both], batch.ids[:, 1:][both])
     assert int(batch.ids.max()) < tokenizer.vocab_size
     # What is learned across a document's end is its own stop token, never the next document's first one.
-    assert set(batch.targets[:, :-1][learned & ~is_inside].tolist()) <= {tokenizer.return_, tokenizer.endoftext}
+    assert set(batch.targets[:, :-1][learned & ~is_inside].tolist()) <= {
+        tokenizer.return_,
+        tokenizer.call,
+        tokenizer.endoftext,
+    }

@@ -23,34 +23,41 @@ class Batch(NamedTuple):
         targets: the token after each one, or IGNORED where nothing is to be learned.
         positions: place of a token in its own document.
         documents: number of the document in its row; the padding at a row's end is the last document.
+        weights: how much each target counts in the loss, float32; None where all count alike.
     """
 
     ids: Tensor
     targets: Tensor
     positions: Tensor
     documents: Tensor
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Move to a device, not waiting for the copy."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def rows(self, part: slice) -> Batch:
         """Some of the rows, as views."""
-        return Batch(*(tensor[part] for tensor in self))
+        return self._map(lambda tensor: tensor[part])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        weights = None if self.weights is None else change(self.weights)
+        return Batch(change(self.ids), change(self.targets), change(self.positions), change(self.documents), weights)
 
 
-def pack_row(draw: Callable[[], Example], *, length: int, padding: int) -> Batch:
+def pack_row(draw: Callable[[], Example | None], *, length: int, padding: int) -> Batch:
     """Fill one row ([S] tensors) with whole examples.
 
-    An example that does not fit ends the row, except in an empty row, where a long one is cut to size.
+    An example that does not fit ends the row, as None does, except in an empty row, where a long one is cut to size.
     """
     ids: list[int] = []
     targets: list[int] = []
     positions: list[int] = []
     documents: list[int] = []
+    weights: list[float] = []
+    is_even = True
     number = 0
-    while True:
-        example = draw()
+    while (example := draw()) is not None:
         size = len(example.ids) - 1
         room = length - len(ids)
         if size > room and ids:
@@ -59,8 +66,12 @@ def pack_row(draw: Callable[[], Example], *, length: int, padding: int) -> Batch
         ids += example.ids[:size]
         targets += [
             token if is_learned else IGNORED
-            for token, is_learned in zip(example.ids[1 : size + 1], example.is_learned[1 : size + 1], strict=True)
+            for token, is_learned in zip(
+                (example.targets or example.ids)[1 : size + 1], example.is_learned[1 : size + 1], strict=True
+            )
         ]
+        weights += [1.0] * size if example.weights is None else example.weights[1 : size + 1]
+        is_even = is_even and example.weights is None
         positions += range(size)
         documents += [number] * size
         number += 1
@@ -70,6 +81,7 @@ def pack_row(draw: Callable[[], Example], *, length: int, padding: int) -> Batch
         torch.tensor(targets + [IGNORED] * room),
         torch.tensor(positions + list(range(room))),
         torch.tensor(documents + [number] * room, dtype=torch.int32),
+        None if is_even else torch.tensor(weights + [0.0] * room),
     )
 
 
@@ -110,4 +122,14 @@ class PackedExamples:
 
 def stack_rows(rows: Sequence[Batch]) -> Batch:
     """Rows of [S] tensors as one batch."""
-    return Batch(*(torch.stack(tensors) for tensors in zip(*rows, strict=True)))
+    weights = None
+    if any(row.weights is not None for row in rows):
+        even = torch.ones(rows[0].ids.shape)
+        weights = torch.stack([even if row.weights is None else row.weights for row in rows])
+    return Batch(
+        torch.stack([row.ids for row in rows]),
+        torch.stack([row.targets for row in rows]),
+        torch.stack([row.positions for row in rows]),
+        torch.stack([row.documents for row in rows]),
+        weights,
+    )
