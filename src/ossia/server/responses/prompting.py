@@ -11,9 +11,9 @@ from ossia.harmony.message import Conversation, Message
 from ossia.server.conversation.prompt import build_conversation, drop_oldest_turn
 from ossia.server.errors import ApiError, not_found
 from ossia.server.replay import Said
-from ossia.server.responses.hosted import Approved
+from ossia.server.responses.hosted import Approved, make_tools
 from ossia.server.responses.items import Item, ItemReader, Memory, normalise
-from ossia.server.responses.params import PromptParams
+from ossia.server.responses.params import PromptParams, read_params
 from ossia.server.responses.schema import JsonObject, PromptBody
 
 if TYPE_CHECKING:
@@ -92,6 +92,19 @@ class Prompter:
                     param=approved.at,
                 )
         return Prepared(params, inputs, conversation, prompt, date, approvals.to_make, approvals.listed)
+
+    async def render(self, body: PromptBody, *, owner: str) -> tuple[int, ...]:
+        """The prompt alone, of a response that is not made.
+
+        Raises:
+            EngineDeadError, ModelNotFoundError: nothing, or not by that model, is made now.
+            ApiError, InvalidInputError, ContextLengthError: naming the parameter.
+        """
+        self._context.check_takes_work(body.model)
+        params = read_params(body, enabled=self._context.settings.tools)
+        async with await make_tools(params.hosted, self._context.tool_makers) as tools:
+            prepared = await self.prepare(body, owner=owner, params=params, hosted=tools)
+        return prepared.prompt
 
     async def memory(self, given: Sequence[JsonObject], *, owner: str) -> Memory:
         """What is known of items that come back: from memory, and for what is not there, from the database."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from ossia.server.body import read_model
 from ossia.server.chat.completions import start_completion
 from ossia.server.chat.schema import CompletionBody
 from ossia.server.context import context_of, info_of
-from ossia.server.disconnect import until_gone
+from ossia.server.giving import give
 from ossia.server.openapi import describe
-from ossia.server.sse import SseResponse
 
 router = APIRouter(prefix="/v1/completions", tags=["completions"])
 
@@ -23,10 +21,4 @@ async def create_completion(request: Request) -> Response:
     context, caller = context_of(request), info_of(request).caller
     body = await read_model(request, CompletionBody)
     run = await start_completion(context, body, caller=caller)
-    if body.stream:
-        return SseResponse(run.frames(), stall_seconds=context.settings.limits.stall_seconds, on_close=run.leave)
-    try:
-        answer = await until_gone(request, run.complete())
-    finally:
-        run.leave()
-    return answer if isinstance(answer, Response) else JSONResponse(answer)
+    return await give(request, run, streams=body.stream is True)

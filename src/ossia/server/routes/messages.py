@@ -8,11 +8,10 @@ from starlette.responses import Response
 
 from ossia.server.body import read_model
 from ossia.server.context import context_of, info_of
-from ossia.server.disconnect import until_gone
+from ossia.server.giving import give
 from ossia.server.messages_api.schema import CountBody, MessagesBody
 from ossia.server.messages_api.service import render_messages, start_messages
 from ossia.server.openapi import describe
-from ossia.server.sse import SseResponse
 
 router = APIRouter(prefix="/v1/messages", tags=["messages"])
 
@@ -23,13 +22,7 @@ async def create_message(request: Request) -> Response:
     context, caller = context_of(request), info_of(request).caller
     body = await read_model(request, MessagesBody)
     run = await start_messages(context, body, caller=caller)
-    if body.stream:
-        return SseResponse(run.frames(), stall_seconds=context.settings.limits.stall_seconds, on_close=run.leave)
-    try:
-        answer = await until_gone(request, run.complete())
-    finally:
-        run.leave()
-    return answer if isinstance(answer, Response) else JSONResponse(answer)
+    return await give(request, run, streams=body.stream is True)
 
 
 @router.post("/count_tokens", **describe(CountBody))

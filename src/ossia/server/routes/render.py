@@ -20,8 +20,6 @@ from ossia.server.errors import ApiError
 from ossia.server.messages_api.schema import CountBody
 from ossia.server.messages_api.service import render_messages
 from ossia.server.openapi import describe
-from ossia.server.responses.hosted import make_tools
-from ossia.server.responses.params import read_params
 from ossia.server.responses.schema import Body, JsonObject, PromptBody
 
 if TYPE_CHECKING:
@@ -57,14 +55,7 @@ async def render_response(request: Request) -> JSONResponse:
     """The prompt of a response."""
     context, caller = context_of(request), info_of(request).caller
     body = await read_model(request, PromptBody)
-    context.check_takes_work(body.model)
-    params = read_params(body, enabled=context.settings.tools)
-    tools = await make_tools(params.hosted, context.tool_makers)
-    try:
-        prepared = await context.responses.prompter.prepare(body, owner=caller.key_id, params=params, hosted=tools)
-    finally:
-        await tools.close()
-    return _answer(context, prepared.prompt)
+    return _answer(context, await context.responses.prompter.render(body, owner=caller.key_id))
 
 
 @router.post("/v1/messages/render", **describe(CountBody))

@@ -10,14 +10,12 @@ from fastapi.responses import JSONResponse
 
 from ossia.server.body import read_model
 from ossia.server.context import ServerContext, context_of, info_of
-from ossia.server.disconnect import until_gone
 from ossia.server.errors import ApiError
+from ossia.server.giving import give_at_once
 from ossia.server.openapi import describe
 from ossia.server.responses.builder import StreamEvent
 from ossia.server.responses.envelope import FINISHED
-from ossia.server.responses.hosted import make_tools
 from ossia.server.responses.items import Item
-from ossia.server.responses.params import read_params
 from ossia.server.responses.run import Run, drain
 from ossia.server.responses.schema import CreateBody, PromptBody
 from ossia.server.sse import SseResponse
@@ -42,11 +40,7 @@ async def create_response(request: Request) -> Response:
         return JSONResponse({**run.envelope, "status": "queued"})
     if body.stream:
         return stream_events(context, run.events(), run=run)
-    try:
-        answer = await until_gone(request, drain(run))
-    finally:
-        run.leave()
-    return answer if isinstance(answer, Response) else JSONResponse(answer)
+    return await give_at_once(request, drain(run), leave=run.leave)
 
 
 @router.post("/input_tokens", **describe(PromptBody))
@@ -54,14 +48,8 @@ async def count_input_tokens(request: Request) -> JSONResponse:
     """How many tokens the prompt of such a request has."""
     context, caller = context_of(request), info_of(request).caller
     body = await read_model(request, PromptBody)
-    context.check_takes_work(body.model)
-    params = read_params(body, enabled=context.settings.tools)
-    tools = await make_tools(params.hosted, context.tool_makers)
-    try:
-        prepared = await context.responses.prompter.prepare(body, owner=caller.key_id, params=params, hosted=tools)
-    finally:
-        await tools.close()
-    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prepared.prompt)})
+    prompt = await context.responses.prompter.render(body, owner=caller.key_id)
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prompt)})
 
 
 @router.get("/{response_id}")

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -143,6 +143,37 @@ class Sandbox(Protocol):
             SandboxError: it cannot be started.
         """
         ...
+
+
+async def spawn(
+    command: Sequence[str],
+    launch: Launch,
+    *,
+    what: str,
+    environment: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> asyncio.subprocess.Process:
+    """Start a sandbox's first process, with a session of its own.
+
+    Args:
+        what: is started, for the error's message.
+        environment: of the command itself; None for ours.
+
+    Raises:
+        SandboxError: it cannot be started.
+    """
+    try:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE if launch.has_output else asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            env=environment,
+        )
+    except OSError as error:
+        raise SandboxError(f"{what} cannot be started: {error}") from error
 
 
 def lay_boot_dir(folder: Path) -> None:

@@ -8,7 +8,6 @@ else has. Nothing runs as root.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import shutil
@@ -25,6 +24,7 @@ from ossia.tools.sandbox.base import (
     SandboxProcess,
     base_environment,
     boot_settings,
+    spawn,
 )
 from ossia.tools.sandbox.cgroup import make_cgroup
 from ossia.tools.sandbox.limits import MIB
@@ -122,19 +122,17 @@ class BubblewrapSandbox:
         seccomp = [] if filter_fd is None else ["--seccomp", str(filter_fd)]
         command = [*_pin(launch.limits.num_cpus), self._command, *arguments, *seccomp, "--", *program]
         try:
-            process = await asyncio.create_subprocess_exec(
-                *("/bin/sh", "-c", _JOIN, "sh", str(len(procs)), *procs, *command),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE if launch.has_output else asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
+            process = await spawn(
+                ["/bin/sh", "-c", _JOIN, "sh", str(len(procs)), *procs, *command],
+                launch,
+                what="the sandbox",
+                environment={},
                 pass_fds=passed,
-                start_new_session=True,
-                env={},
             )
-        except OSError as error:
+        except SandboxError:
             if cgroup is not None:
                 await cgroup.remove()
-            raise SandboxError(f"the sandbox cannot be started: {error}") from error
+            raise
         finally:
             if filter_fd is not None:
                 os.close(filter_fd)

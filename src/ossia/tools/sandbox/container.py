@@ -6,7 +6,6 @@ The image must have Python with ipykernel (and a shell for `container.exec`); no
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import shutil
@@ -16,10 +15,10 @@ from pathlib import Path
 from ossia.tools.sandbox.base import (
     BOOT_DIR,
     Launch,
-    SandboxError,
     SandboxProcess,
     base_environment,
     boot_settings,
+    spawn,
 )
 
 DEFAULT_IMAGE = "ossia-sandbox"
@@ -110,14 +109,5 @@ class ContainerSandbox:
 
     async def start(self, launch: Launch) -> SandboxProcess:
         container = f"ossia-{secrets.token_hex(8)}"
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self.command(launch, container=container),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE if launch.has_output else asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise SandboxError(f"{self.name} cannot be started: {error}") from error
+        process = await spawn(self.command(launch, container=container), launch, what=self.name)
         return SandboxProcess(process=process, container=(self.name, "rm", "--force", container))

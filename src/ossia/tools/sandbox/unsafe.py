@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from ossia.tools.sandbox.base import (
     SandboxProcess,
     base_environment,
     boot_settings,
+    spawn,
 )
 from ossia.tools.sandbox.cgroup import make_cgroup
 
@@ -41,18 +41,16 @@ class UnsafeSandbox:
         settings = boot_settings(launch, uid=None, workdir=workdir)
         cgroup = make_cgroup(launch.limits)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", f"{boot}/boot.py", settings, *program),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE if launch.has_output else asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-                env={**environment, **launch.environment, "USER": os.environ.get("USER", "")},
+            process = await spawn(
+                [sys.executable, "-I", f"{boot}/boot.py", settings, *program],
+                launch,
+                what="Python",
+                environment={**environment, **launch.environment, "USER": os.environ.get("USER", "")},
             )
-        except OSError as error:
+        except SandboxError:
             if cgroup is not None:
                 await cgroup.remove()
-            raise SandboxError(f"Python cannot be started: {error}") from error
+            raise
         if cgroup is not None:
             for file in cgroup.procs_files:
                 file.write_text(str(process.pid))
