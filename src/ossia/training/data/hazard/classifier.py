@@ -1,8 +1,9 @@
 """Logistic regression over words and pairs of words, which judges the passages that the keyword prefilter found.
 
-Features are CRC-32 values of words and of neighbouring words. Only those seen in training have a weight; words that it
-has never seen say nothing. The value of each is 1 / sqrt(number of features), so that long passages are not judged by
-their length. Trained by L-BFGS with an L2 penalty, on the CPU, in seconds, to the same weights each time.
+Features are CRC-32 values of words and of pairs of words. Only those seen in training have a weight; words that it has
+never seen say nothing, so that an unknown passage is kept. The value of each is 1 / sqrt(number of features), so that
+long passages are not judged by their length. Trained by L-BFGS with an L2 penalty, on the CPU, in seconds, to the same
+weights each time.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class HazardClassifier(NamedTuple):
         found = np.asarray(features(text), dtype=np.uint32)
         places = np.minimum(np.searchsorted(self.hashes, found), len(self.hashes) - 1)
         is_known = self.hashes[places] == found
-        logit = self.bias + float(self.weights[places[is_known]].sum()) / math.sqrt(max(1, int(is_known.sum())))
+        logit = self.bias + float(self.weights[places[is_known]].sum()) / math.sqrt(max(1, len(found)))
         return 1 / (1 + math.exp(-logit))
 
     def save(self, path: Path) -> None:
@@ -131,7 +132,7 @@ def fit(examples: Sequence[Example], *, threshold: float = 0.5, penalty: float =
     known = [[place[feature] for feature in one if feature in place] for one in found]
     flat = torch.tensor([number for one in known for number in one])
     offsets = torch.tensor([0, *np.cumsum([len(one) for one in known])[:-1].tolist()])
-    values = torch.tensor([1 / math.sqrt(len(one)) for one in known for _ in one])
+    values = torch.tensor([1 / math.sqrt(len(one)) for one, kept in zip(found, known, strict=True) for _ in kept])
     weights, bias = _minimize(flat, offsets, values, labels, size=len(hashes), penalty=penalty)
     return HazardClassifier(hashes, weights.numpy(), bias, threshold)
 

@@ -119,15 +119,16 @@ def _percent(value: float, interval: Sequence[float]) -> str:
 
 def to_markdown(record: dict[str, Any], *, command: str) -> str:
     """The results file."""
+    restricted = record["filter"]["true_positives"] + record["filter"]["false_negatives"]
     lines = [
         "# The hazard filter on held-out templates",
         "",
         f"`{command}`",
         "",
         f"{record['examples']:,} sentences from held-out templates (openings, circumstances, classes of things and",
-        "benign sentences that neither the weights nor the threshold have seen), half of them restricted. Intervals",
-        "are 95 %, Wilson. This says how the filter generalises to other wordings of such templates. It says little",
-        "about real text that describes a method without naming the intent, which no template here does.",
+        f"benign sentences that neither the weights nor the threshold have seen), {restricted:,} of them restricted.",
+        "Intervals are 95 %, Wilson. This says how the filter generalises to other wordings of such templates. It says",
+        "little about real text that describes a method without naming the intent, which no template here does.",
         "",
         "| | precision | recall | wrongly dropped | missed |",
         "| --- | --- | --- | --- | --- |",

@@ -10,12 +10,12 @@ TERMS = {
     "chemical": (
         r"chemical (?:weapon|warfare|agent|attack)s?", r"(?:nerve|blister|choking|blood|riot) agents?",
         r"(?:poison|toxic|mustard|nerve) gas(?:es)?", r"toxic (?:chemical|substance|compound|agent|industrial)s?",
-        r"scheduled chemicals?", r"chemical precursors?", r"precursors? (?:of|to|for)", "sarin", r"poison(?:s|ous)?",
+        r"scheduled chemicals?", r"chemical precursors?", r"precursors? (?:of|to|for)", "sarin", "poison",
     ),
     "biological": (
         r"biological (?:weapon|warfare|agent|attack|toxin)s?", r"bio-?weapons?", r"bio-?terror\w*", r"pathogens?",
         r"toxins?", r"virus(?:es)?", r"bacteri(?:a|al|um)", r"spores?", "anthrax", "smallpox", "ricin",
-        r"contagio(?:n|us)", r"pandemic", r"select agents?", r"microbes?", r"germs?",
+        r"pandemic (?:agent|potential)s?", r"select agents?", r"microbes?",
     ),
     "radiological": (
         r"dirty bombs?", r"radiological\w*", r"radioactiv\w+", r"radiation", r"radio-?isotopes?", r"irradiat\w+",
@@ -66,6 +66,6 @@ class KeywordFilter:
             start = max(0, found.start() - MAX_PASSAGE // 2)
             middle = sentence[start : start + MAX_PASSAGE]
             room = (MAX_PASSAGE - len(middle)) // 2
-            whole = f"{before[max(0, len(before) - room) :]}{middle}{after[:room]}"
+            whole = f"{before[max(0, len(before) - room) :]} {middle} {after[:room]}"
             passages.append(Passage(" ".join(whole.split()), found.lastgroup or ""))
         return passages
