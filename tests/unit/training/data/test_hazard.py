@@ -79,8 +79,6 @@ def test_a_classifier_of_shuffled_labels_does_not() -> None:
     labels = [example.is_hazard for example in examples]
     turned = zip(examples, labels[7:] + labels[:7], strict=True)
     shuffled = [example._replace(is_hazard=label) for example, label in turned]
-        example._replace(is_hazard=label) for example, label in zip(examples, labels[7:] + labels[:7], strict=True)
-    ]
     record = measure(HazardFilter(fit(shuffled)), num_examples=600, seed=9)
     assert record["filter"]["recall"] < 0.9 or record["filter"]["precision"] < 0.8
 
