@@ -72,8 +72,8 @@ def write_tokenizer_json(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> 
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": True,
-            "vocab": {_to_letters(token): rank for token, rank in _by_id(vocabulary.ranks)},
-            "merges": [[_to_letters(left), _to_letters(right)] for left, right in tokenizer.merges.values()],
+            "vocab": {to_letters(token): rank for token, rank in _by_id(vocabulary.ranks)},
+            "merges": [[to_letters(left), to_letters(right)] for left, right in tokenizer.merges.values()],
         },
     }
     _write_json(Path(path), content)
@@ -241,7 +241,7 @@ def _check_merges(ranks: dict[bytes, int], *, merges: list[tuple[str, ...]], pat
         listed.add((left, right))
     for token, parts in recover_merges(ranks).items():
         if parts not in listed:
-            raise VocabularyError(f"{path}: token {ranks[token]} ({_to_letters(token)}) is made by no listed merge")
+            raise VocabularyError(f"{path}: token {ranks[token]} ({to_letters(token)}) is made by no listed merge")
 
 
 def _read_o200k_ids(path: Path) -> tuple[int, ...] | None:
@@ -266,7 +266,8 @@ def _bytes_of_letters() -> dict[str, int]:
     return {letter: byte for byte, letter in enumerate(_letters())}
 
 
-def _to_letters(token: bytes) -> str:
+def to_letters(token: bytes) -> str:
+    """A token's bytes in the printable alphabet of byte-level BPE."""
     return token.decode("latin-1").translate(_letters())
 
 
