@@ -24,7 +24,9 @@ from torch import Tensor
 
 from ossia.kernels.gpu.layers import GpuLayers, PagedGroup, StepInputs
 from ossia.model.config import PUBLISHED, ModelConfig
+from ossia.model.cost import prompt_flops, step_bytes
 from ossia.model.loading import let_memory_grow
+from ossia.model.random_weights import fill_randomly
 from ossia.model.transformer import Transformer
 
 PAGE = 16
@@ -42,18 +44,6 @@ VLLM_STEP = {
 }
 VLLM_LONG = {("20b", 32000): 3.62}
 VLLM_PROMPT = {("20b", 8192): 127.5, ("20b", 32768): 640.0, ("120b", 8192): 207.0}
-
-
-@torch.no_grad()
-def fill_randomly(module: torch.nn.Module) -> None:
-    for name, parameter in module.named_parameters():
-        if "norm" in name:
-            parameter.fill_(1.0)
-        else:
-            is_wide = "embed" in name or "sinks" in name
-            parameter.normal_(0.0, 1.0 if is_wide else 0.02)
-    for name, buffer in module.named_buffers():
-        buffer.random_(119, 122) if name.endswith("scales") else buffer.random_(0, 256)
 
 
 class Cache:
@@ -159,27 +149,6 @@ def distinct_experts(layers: GpuLayers, inputs: StepInputs) -> float:
     return statistics.mean(seen)
 
 
-def step_bytes(config: ModelConfig, *, num_seqs: int, context: int, num_distinct: float) -> float:
-    """What a decode step must read."""
-    D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
-    H, K, C, E = config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.num_local_experts
-    dense = 2 * (D * (H + 2 * K) * C + H * C * D + E * D)
-    experts = num_distinct * 3 * F * D * 17 / 32
-    window = min(context, config.sliding_window)
-    cached = num_seqs * K * C * 2 * 2 * (context + window) / 2
-    return config.num_hidden_layers * (dense + experts + cached) + 2 * V * D
-
-
-def prompt_flops(config: ModelConfig, length: int) -> float:
-    D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
-    H, K, C, A = config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.num_experts_per_tok
-    layer = 2 * length * (D * (H + 2 * K) * C + H * C * D + A * 3 * F * D)
-    window = config.sliding_window
-    full = 4 * H * C * length * (length + 1) / 2
-    sliding = 4 * H * C * min(length, window) * length
-    return config.num_hidden_layers * (layer + (full + sliding) / 2) + 2 * V * D
-
-
 def bench_step(
     layers: GpuLayers, cache: Cache, *, num_seqs: int, context: int, bandwidth: float, name: str
 ) -> dict[str, Any]:
@@ -202,7 +171,7 @@ def bench_step(
         graph.replay()
 
     ms = median_ms(step, rounds=60)
-    limit = step_bytes(layers.config, num_seqs=num_seqs, context=context, num_distinct=num_distinct) / bandwidth * 1e3
+    limit = step_bytes(layers.config, num_seqs=num_seqs, context=context, num_experts=num_distinct) / bandwidth * 1e3
     peer = VLLM_LONG.get((name, context)) if context > 4096 else VLLM_STEP.get((name, num_seqs))
     return {
         "row": f"{name}, batch {num_seqs}" + (f", context {context}" if context > 4096 else ""),
@@ -231,7 +200,7 @@ def bench_prompt(
         return layers.logits(hidden[-1:])
 
     ms = median_ms(work, rounds=5)
-    limit = prompt_flops(layers.config, length) / flops * 1e3
+    limit = prompt_flops(layers.config, length=length) / flops * 1e3
     peer = VLLM_PROMPT.get((name, length))
     return {
         "row": f"{name}, prefill {length}",

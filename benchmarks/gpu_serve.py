@@ -19,7 +19,6 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 
 import torch
-from benchmarks.gpu_decode import fill_randomly
 
 from ossia.engine.build import EngineConfig
 from ossia.engine.llm import LLM
@@ -27,8 +26,8 @@ from ossia.engine.plan import StepPlan
 from ossia.engine.request import SamplingParams
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.config import PUBLISHED
-from ossia.model.loading import Identity, LoadedModel, SamplingDefaults, let_memory_grow, load
-from ossia.model.transformer import Transformer
+from ossia.model.loading import let_memory_grow, load
+from ossia.model.random_weights import random_model
 
 VLLM_OUTPUT_TOKENS_PER_SECOND = 13_500
 """vLLM 0.26.0 on the same kind of GPU: 512 requests of 512 in, 256 out."""
@@ -58,7 +57,10 @@ def main() -> None:
 def serve(options: argparse.Namespace) -> dict[str, Any]:
     """Throughput and peak memory of one offline run."""
     start = time.perf_counter()
-    loaded = random_model(options.model)
+    let_memory_grow()
+    torch.manual_seed(0)
+    name = f"openai/gpt-oss-{options.model}"
+    loaded = random_model(PUBLISHED[name], name=name, tokenizer=Tokenizer.o200k_harmony(), device="cuda")
     context = options.context or max(2048, options.prompt + options.output + 64)
     num_bytes = None
     if options.memory_gb:
@@ -151,22 +153,6 @@ class StepClock:
             }
             for kind, rows in sorted(kinds.items())
         }
-
-
-def random_model(name: str) -> LoadedModel:
-    """A published shape with random weights, experts packed, on the GPU."""
-    let_memory_grow()
-    torch.manual_seed(0)
-    config = PUBLISHED[f"openai/gpt-oss-{name}"]
-    model = Transformer(config, dtype=torch.bfloat16, device="cuda", packed_experts=True)
-    fill_randomly(model)
-    return LoadedModel(
-        name=name,
-        model=model.eval(),
-        tokenizer=Tokenizer.o200k_harmony(),
-        identity=Identity(model_identity="", knowledge_cutoff=None),
-        sampling=SamplingDefaults(),
-    )
 
 
 def answer_with_nano() -> dict[str, Any]:

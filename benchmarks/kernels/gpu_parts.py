@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gpu_decode import PAGE, Cache, copy_bandwidth, fill_randomly, graph_of, median_ms
+from gpu_decode import PAGE, Cache, copy_bandwidth, graph_of, median_ms
 
 from ossia.kernels.gpu.attention import decode_attention
 from ossia.kernels.gpu.experts import down_few, gate_up_few
@@ -24,6 +24,7 @@ from ossia.kernels.gpu.linear import linear_float, linear_qkv, linear_residual
 from ossia.kernels.gpu.residual import ExpertOutputs, residual_norm
 from ossia.kernels.gpu.routing import norm_and_route
 from ossia.model.config import PUBLISHED
+from ossia.model.random_weights import fill_randomly
 from ossia.model.transformer import Transformer
 
 

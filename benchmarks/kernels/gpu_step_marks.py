@@ -15,12 +15,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gpu_decode import PAGE, Cache, fill_randomly, median_ms
+from gpu_decode import PAGE, Cache, median_ms
 
 from ossia.kernels._cuda import driver
 from ossia.kernels.gpu import step
 from ossia.kernels.gpu.layers import GpuLayers
 from ossia.model.config import PUBLISHED
+from ossia.model.random_weights import fill_randomly
 from ossia.model.transformer import Transformer
 
 VARIANTS = ((12, 7), (8, 8))  # warps and stages of the ring

@@ -16,9 +16,10 @@ import typer
 from typer.core import TyperGroup
 
 from ossia import __version__
-from ossia.cli import convert, generate, harmony, info, keys, mcp, pull, serve
+from ossia.cli import bench, convert, generate, harmony, info, keys, mcp, pull, serve
 from ossia.cli import eval as evaluate
 from ossia.cli.chat import command as chat
+from ossia.cli.data import app as data
 from ossia.cli.options import examples
 from ossia.cli.train.group import app as train
 from ossia.core.errors import OssiaError
@@ -96,9 +97,11 @@ for name, module in {
     "pull": pull,
     "convert": convert,
     "eval": evaluate,
+    "bench": bench,
 }.items():
     app.command(name, epilog=module.EXAMPLES)(module.command)
 app.add_typer(train, name="train")
+app.add_typer(data, name="data")
 app.add_typer(keys.app, name="keys")
 app.add_typer(harmony.app, name="harmony")
 
