@@ -20,7 +20,6 @@ from ossia.cli import bench, convert, generate, harmony, info, keys, mcp, pull, 
 from ossia.cli import eval as evaluate
 from ossia.cli.chat import command as chat
 from ossia.cli.data import app as data
-from ossia.cli.data import app as data
 from ossia.cli.options import examples
 from ossia.cli.train.group import app as train
 from ossia.core.errors import OssiaError
@@ -102,7 +101,6 @@ for name, module in {
 }.items():
     app.command(name, epilog=module.EXAMPLES)(module.command)
 app.add_typer(train, name="train")
-app.add_typer(data, name="data")
 app.add_typer(data, name="data")
 app.add_typer(keys.app, name="keys")
 app.add_typer(harmony.app, name="harmony")
