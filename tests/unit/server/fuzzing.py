@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import httpx
@@ -39,3 +39,20 @@ def fuzz(app: FastAPI, client_for: Any, *, paths: tuple[str, ...], bodies: st.Se
         loop.run_until_complete(connection.__aexit__(None, None, None))
         loop.close()
     return num_sent
+
+
+def values(*, words: Sequence[str], keys: Sequence[str]) -> st.SearchStrategy[Any]:
+    """Any JSON, of these keys and often of these words."""
+    leaf = (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=10)
+        | st.sampled_from(words)
+        | st.sampled_from(words)
+    )
+    names = st.sampled_from(keys)
+    return st.recursive(
+        leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4), max_leaves=12
+    )

@@ -68,7 +68,14 @@ def serve(make_server, script, *, database_url: str = "sqlite://", **tools: Stan
 
 
 def events_of(text: str) -> list[dict[str, Any]]:
-    return [json.loads(block.split("\n", 1)[1].removeprefix("data: ")) for block in text.strip().split("\n\n")]
+    """A stream's events; the head of each block names its type."""
+    found: list[dict[str, Any]] = []
+    for block in text.strip().split("\n\n"):
+        head, _, data = block.partition("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert head == f"event: {event['type']}"
+        found.append(event)
+    return found
 
 
 def post(client_for, app, *bodies) -> list[Any]:

@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from tests.unit.server import scripts
+from tests.unit.server.scripts import FINAL, NEXT, PREAMBLE, THINK, params_of, prompt_of, random_script, words
 
 from ossia.engine.constraint import JsonObject, JsonSchema, ToolChoice
 
 PATH = "/v1/chat/completions"
-NEXT = "<|start|>assistant"
-THINK = "<|channel|>analysis<|message|>They say hello.<|end|>" + NEXT
-PREAMBLE = "<|channel|>commentary<|message|>Let me look.<|end|>" + NEXT
-FINAL = "<|channel|>final<|message|>Hello there.<|return|>"
 CALL = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a":1}<|call|>'
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 CUSTOM = {"type": "custom", "custom": {"name": "g"}}
@@ -24,24 +22,7 @@ USER = {"role": "user", "content": "Hello"}
 
 
 def ask(client_for, app, *bodies: dict[str, Any]) -> list[dict[str, Any]]:
-    """The answers to some bodies, all of which must succeed."""
-
-    async def run():
-        async with client_for(app) as client:
-            answers = [await client.post(PATH, json={"messages": [USER], **body}) for body in bodies]
-            assert [answer.status_code for answer in answers] == [200] * len(bodies), answers[-1].text
-            return [answer.json() for answer in answers]
-
-    return asyncio.run(run())
-
-
-def prompt_of(app, index: int = -1) -> str:
-    engine = app.state.context.engine
-    return engine.tokenizer.decode(engine.requests[index].prompt_ids)
-
-
-def params_of(app, index: int = -1) -> Any:
-    return app.state.context.engine.requests[index].params
+    return scripts.ask(client_for, app, PATH, {"messages": [USER]}, *bodies)
 
 
 # ---- what comes out ----
@@ -443,29 +424,6 @@ def without_names(completion: dict[str, Any]) -> dict[str, Any]:
         for call in choice["message"].get("tool_calls", []):
             call["id"] = ""
     return data
-
-
-WORDS = ["yes", "no", "perhaps", "snø", "日本", "\U0001f600", "\n", '"', "\\", "{", "}", "data:", "event:"]
-
-
-def words(rng: random.Random) -> str:
-    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(0, 6)))
-
-
-def random_script(rng: random.Random) -> str:
-    """A turn as models write them, and sometimes as they should not."""
-    parts = [f"<|channel|>analysis<|message|>{words(rng)}<|end|>" for _ in range(rng.randint(0, 2))]
-    if rng.random() < 0.3:
-        parts.append(f"<|channel|>commentary<|message|>{words(rng)}<|end|>")
-    for _ in range(rng.choice([0, 0, 1, 2])):
-        name = rng.choice(["functions.f", "custom.g", "functions.unknown", "python"])
-        body = rng.choice(['{"a":1}', "", "not json", words(rng)])
-        parts.append(f"<|channel|>commentary to={name}<|message|>{body}{rng.choice(['<|call|>', '<|end|>'])}")
-    if rng.random() < 0.7:
-        parts.append(f"<|channel|>final<|message|>{words(rng)}<|return|>")
-    if rng.random() < 0.1:
-        parts.append("user<|message|>made up<|end|>")
-    return NEXT.join(parts) or "<|return|>"
 
 
 def random_body(rng: random.Random) -> dict[str, Any]:

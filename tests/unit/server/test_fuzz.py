@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from tests.unit.server.fuzzing import fuzz
+from tests.unit.server.fuzzing import fuzz, values
 
 JSON = {"content-type": "application/json"}
 PATHS = ("/v1/responses", "/v1/responses/input_tokens", "/v1/conversations")
@@ -56,6 +56,14 @@ MALFORMED = [
     b'{"input":[{"type":"function_call","name":"","arguments":"","call_id":"\\u0000"},'
     b'{"type":"function_call_output","call_id":"\\u0000","output":""}]}',
     b'{"input":[{"role":"user","content":[{"type":"input_text","text":1}]}]}',
+    b'{"input":[{"type":"mcp_call"}]}',
+    b'{"input":[{"type":"mcp_call","id":"a","server_label":"a b","name":"f","arguments":"","output":"x"}]}',
+    b'{"input":[{"type":"mcp_call","id":"a","server_label":"a","name":"f","arguments":"","error":{"type":7}}]}',
+    b'{"input":[{"type":"mcp_approval_request","id":"a","server_label":[],"name":"f","arguments":"{}"}]}',
+    b'{"input":[{"type":"mcp_approval_response","approval_request_id":"\\u0000","approve":true}]}',
+    b'{"input":[{"type":"mcp_approval_response","approval_request_id":[],"approve":1}]}',
+    b'{"input":[{"type":"code_interpreter_call","id":"a","code":[],"outputs":{}}]}',
+    b'{"input":[{"type":"mcp_list_tools","server_label":[]}]}',
     b'{"input":"x","tools":[{"type":"function","name":"f","parameters":{"$ref":"#"}}]}',
     b'{"input":"x","tools":[{"type":"function","name":"f","parameters":{"type":1e3}}]}',
     b'{"input":"x","tools":[{"type":"function","name":"f","parameters":{"enum":[1e308,null,[]]}}]}',
@@ -128,86 +136,95 @@ def test_odd_paths_and_queries_get_clear_errors(make_server, client_for):
     asyncio.run(run())
 
 
-_leaf = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=10)
-    | st.sampled_from(
-        ["function", "custom", "message", "user", "assistant", "auto", "required", "item_reference", "reasoning"]
-    )
-    | st.sampled_from(["function_call", "function_call_output", "custom_tool_call", "json_schema", "input_text", "low"])
-)
-_keys = st.sampled_from(
-    [
-        "type",
-        "role",
-        "content",
-        "id",
-        "call_id",
-        "name",
-        "arguments",
-        "output",
-        "input",
-        "text",
-        "format",
-        "schema",
-        "parameters",
-        "properties",
-        "effort",
-        "summary",
-        "tools",
-        "mode",
-        "strict",
-        "description",
-        "encrypted_content",
-        "status",
-        "phase",
-        "definition",
-        "syntax",
-        "verbosity",
-        "anyOf",
-        "enum",
-        "$ref",
-        "items",
-    ]
-)
-_value = st.recursive(
-    _leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=4), max_leaves=12
-)
-_top = st.sampled_from(
-    [
-        "model",
-        "input",
-        "instructions",
-        "previous_response_id",
-        "conversation",
-        "tools",
-        "tool_choice",
-        "text",
-        "include",
-        "parallel_tool_calls",
-        "reasoning",
-        "truncation",
-        "store",
-        "background",
-        "metadata",
-        "max_output_tokens",
-        "top_p",
-        "max_tool_calls",
-        "temperature",
-        "top_logprobs",
-        "service_tier",
-        "prompt",
-        "user",
-        "seed",
-        "top_k",
-        "min_p",
-        "items",
-    ]
-)
-_body = st.dictionaries(_top, _value, max_size=4)
+WORDS = [
+    "function",
+    "custom",
+    "message",
+    "user",
+    "assistant",
+    "auto",
+    "required",
+    "item_reference",
+    "reasoning",
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "mcp_call",
+    "mcp_approval_request",
+    "mcp_approval_response",
+    "code_interpreter_call",
+    "json_schema",
+    "input_text",
+    "low",
+]
+KEYS = [
+    "type",
+    "role",
+    "content",
+    "id",
+    "call_id",
+    "server_label",
+    "approval_request_id",
+    "approve",
+    "error",
+    "outputs",
+    "name",
+    "arguments",
+    "output",
+    "input",
+    "text",
+    "format",
+    "schema",
+    "parameters",
+    "properties",
+    "effort",
+    "summary",
+    "tools",
+    "mode",
+    "strict",
+    "description",
+    "encrypted_content",
+    "status",
+    "phase",
+    "definition",
+    "syntax",
+    "verbosity",
+    "anyOf",
+    "enum",
+    "$ref",
+    "items",
+]
+TOP = [
+    "model",
+    "input",
+    "instructions",
+    "previous_response_id",
+    "conversation",
+    "tools",
+    "tool_choice",
+    "text",
+    "include",
+    "parallel_tool_calls",
+    "reasoning",
+    "truncation",
+    "store",
+    "background",
+    "metadata",
+    "max_output_tokens",
+    "top_p",
+    "max_tool_calls",
+    "temperature",
+    "top_logprobs",
+    "service_tier",
+    "prompt",
+    "user",
+    "seed",
+    "top_k",
+    "min_p",
+    "items",
+]
+_value = values(words=WORDS, keys=KEYS)
+_body = st.dictionaries(st.sampled_from(TOP), _value, max_size=4)
 
 
 _bodies = st.tuples(st.booleans(), _body).map(lambda drawn: {"input": "Hello", **drawn[1]} if drawn[0] else drawn[1])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from tests.unit.server.fuzzing import fuzz
+from tests.unit.server.fuzzing import fuzz, values
 
 JSON = {"content-type": "application/json"}
 PATHS = (
@@ -96,101 +96,106 @@ def test_malformed_bodies_get_clear_errors(make_server, client_for, path):
     asyncio.run(run())
 
 
-_leaf = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=10)
-    | st.sampled_from(["function", "custom", "user", "assistant", "system", "tool", "auto", "required", "any", "none"])
-    | st.sampled_from(["json_schema", "text", "tool_use", "tool_result", "thinking", "enabled", "low", "allowed_tools"])
-)
-_keys = st.sampled_from(
-    [
-        "type",
-        "role",
-        "content",
-        "id",
-        "name",
-        "arguments",
-        "input",
-        "text",
-        "format",
-        "schema",
-        "parameters",
-        "properties",
-        "effort",
-        "tools",
-        "strict",
-        "function",
-        "custom",
-        "tool_calls",
-        "tool_call_id",
-        "function_call",
-        "reasoning",
-        "tool_use_id",
-        "input_schema",
-        "thinking",
-        "signature",
-        "data",
-        "source",
-        "grammar",
-        "definition",
-        "syntax",
-        "json_schema",
-        "allowed_tools",
-        "mode",
-        "anyOf",
-        "enum",
-        "$ref",
-        "items",
-        "budget_tokens",
-    ]
-)
-_value = st.recursive(
-    _leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=4), max_leaves=12
-)
-_top = st.sampled_from(
-    [
-        "model",
-        "messages",
-        "system",
-        "tools",
-        "tool_choice",
-        "functions",
-        "function_call",
-        "response_format",
-        "n",
-        "logprobs",
-        "top_logprobs",
-        "seed",
-        "stop",
-        "stop_sequences",
-        "logit_bias",
-        "presence_penalty",
-        "max_tokens",
-        "max_completion_tokens",
-        "reasoning_effort",
-        "reasoning",
-        "parallel_tool_calls",
-        "thinking",
-        "output_config",
-        "prompt",
-        "echo",
-        "suffix",
-        "best_of",
-        "stream",
-        "stream_options",
-        "tokens",
-        "top_k",
-        "user",
-    ]
-)
+WORDS = [
+    "function",
+    "custom",
+    "user",
+    "assistant",
+    "system",
+    "tool",
+    "auto",
+    "required",
+    "any",
+    "none",
+    "json_schema",
+    "text",
+    "tool_use",
+    "tool_result",
+    "thinking",
+    "enabled",
+    "low",
+    "allowed_tools",
+]
+KEYS = [
+    "type",
+    "role",
+    "content",
+    "id",
+    "name",
+    "arguments",
+    "input",
+    "text",
+    "format",
+    "schema",
+    "parameters",
+    "properties",
+    "effort",
+    "tools",
+    "strict",
+    "function",
+    "custom",
+    "tool_calls",
+    "tool_call_id",
+    "function_call",
+    "reasoning",
+    "tool_use_id",
+    "input_schema",
+    "thinking",
+    "signature",
+    "data",
+    "source",
+    "grammar",
+    "definition",
+    "syntax",
+    "json_schema",
+    "allowed_tools",
+    "mode",
+    "anyOf",
+    "enum",
+    "$ref",
+    "items",
+    "budget_tokens",
+]
+TOP = [
+    "model",
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "response_format",
+    "n",
+    "logprobs",
+    "top_logprobs",
+    "seed",
+    "stop",
+    "stop_sequences",
+    "logit_bias",
+    "presence_penalty",
+    "max_tokens",
+    "max_completion_tokens",
+    "reasoning_effort",
+    "reasoning",
+    "parallel_tool_calls",
+    "thinking",
+    "output_config",
+    "prompt",
+    "echo",
+    "suffix",
+    "best_of",
+    "stream",
+    "stream_options",
+    "tokens",
+    "top_k",
+    "user",
+]
+_value = values(words=WORDS, keys=KEYS)
 _message = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "tool", "system", "function"]), "content": _value},
     optional={"tool_calls": _value, "tool_call_id": _value, "name": _value, "reasoning": _value},
 )
-_body = st.dictionaries(_top, _value, max_size=4)
+_body = st.dictionaries(st.sampled_from(TOP), _value, max_size=4)
 
 
 def _with_messages(drawn: tuple[list[Any], dict[str, Any]]) -> dict[str, Any]:

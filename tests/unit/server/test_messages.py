@@ -10,41 +10,23 @@ from typing import Any
 import pydantic
 import pytest
 from anthropic.types import Message, RawMessageStreamEvent
+from tests.unit.server import scripts
+from tests.unit.server.scripts import FINAL, PREAMBLE, THINK, params_of, prompt_of, random_script, words
 
 from ossia.engine.constraint import JsonSchema, ToolChoice
 
 PATH = "/v1/messages"
 EVENT: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(RawMessageStreamEvent)
-NEXT = "<|start|>assistant"
-THINK = "<|channel|>analysis<|message|>They say hello.<|end|>" + NEXT
-PREAMBLE = "<|channel|>commentary<|message|>Let me look.<|end|>" + NEXT
-FINAL = "<|channel|>final<|message|>Hello there.<|return|>"
 CALL = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>'
 TOOL = {"name": "f", "description": "Does f.", "input_schema": {"type": "object"}}
 USER = {"role": "user", "content": "Hello"}
 THINKING = {"thinking": {"type": "enabled", "budget_tokens": 2048}}
+NAMES = ("functions.f", "functions.unknown", "python")
 BASE = {"max_tokens": 1000, "messages": [USER]}
 
 
 def ask(client_for, app, *bodies: dict[str, Any]) -> list[dict[str, Any]]:
-    """The answers to some bodies, all of which must succeed."""
-
-    async def run():
-        async with client_for(app) as client:
-            answers = [await client.post(PATH, json={**BASE, **body}) for body in bodies]
-            assert [answer.status_code for answer in answers] == [200] * len(bodies), answers[-1].text
-            return [answer.json() for answer in answers]
-
-    return asyncio.run(run())
-
-
-def prompt_of(app, index: int = -1) -> str:
-    engine = app.state.context.engine
-    return engine.tokenizer.decode(engine.requests[index].prompt_ids)
-
-
-def params_of(app, index: int = -1) -> Any:
-    return app.state.context.engine.requests[index].params
+    return scripts.ask(client_for, app, PATH, BASE, *bodies)
 
 
 def test_a_message_has_blocks_and_usage(make_server, client_for):
@@ -324,25 +306,9 @@ def without_names(message: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-WORDS = ["yes", "no", "perhaps", "snø", "日本", "\U0001f600", "\n", '"', "\\", "{", "}", "data:", "event:"]
-
-
-def words(rng: random.Random) -> str:
-    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(0, 6)))
-
-
-def random_script(rng: random.Random) -> str:
-    parts = [f"<|channel|>analysis<|message|>{words(rng)}<|end|>" for _ in range(rng.randint(0, 2))]
-    if rng.random() < 0.3:
-        parts.append(f"<|channel|>commentary<|message|>{words(rng)}<|end|>")
-    for _ in range(rng.choice([0, 0, 1, 2])):
-        name = rng.choice(["functions.f", "functions.unknown", "python"])
-        # Calls of declared tools are held to JSON by the engine; others may be anything.
-        body = rng.choice(['{"a": 1, "b": "snø"}', "{}"] if name == "functions.f" else ["not json", "[1]", words(rng)])
-        parts.append(f"<|channel|>commentary to={name}<|message|>{body}{rng.choice(['<|call|>', '<|end|>'])}")
-    if rng.random() < 0.7:
-        parts.append(f"<|channel|>final<|message|>{words(rng)}<|return|>")
-    return NEXT.join(parts) or "<|return|>"
+def arguments(rng: random.Random, name: str) -> str:
+    """Calls of declared tools are held to JSON by the engine; others may be anything."""
+    return rng.choice(['{"a": 1, "b": "snø"}', "{}"] if name == "functions.f" else ["not json", "[1]", words(rng)])
 
 
 def test_streamed_and_whole_messages_agree(make_server, client_for):
@@ -353,7 +319,7 @@ def test_streamed_and_whole_messages_agree(make_server, client_for):
     async def run() -> None:
         async with client_for(app) as client:
             for _ in range(200):
-                script["text"] = random_script(rng)
+                script["text"] = random_script(rng, names=NAMES, arguments=arguments, is_unruly=False)
                 app.state.context.engine.tokens_per_event = rng.randint(1, 4)
                 body: dict[str, Any] = {"max_tokens": rng.choice([1000, rng.randint(1, 30)]), "tools": [TOOL]}
                 body |= {"messages": [{"role": "user", "content": words(rng)}]}

@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from typing import Any
 
-import pydantic
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import Response
+from tests.unit.server.hosted import check_events, events_of
+from tests.unit.server.scripts import random_script, words
 
-EVENT: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponseStreamEvent)
 NUM_CONVERSATIONS = 200
-WORDS = ["yes", "no", "perhaps", "snø", "日本", "\U0001f600", "\n", '"', "\\", "{", "}", "<|end|>", "data:", "event:"]
 TOOLS = [
     {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False},
     {"type": "custom", "name": "g"},
 ]
 
 
-def words(rng: random.Random) -> str:
-    return " ".join(rng.choice(WORDS[:-3]) for _ in range(rng.randint(0, 6)))
-
-
-def random_script(rng: random.Random) -> str:
-    """A turn as models write them, and sometimes as they should not."""
-    parts = [f"<|channel|>analysis<|message|>{words(rng)}<|end|>" for _ in range(rng.randint(0, 2))]
-    if rng.random() < 0.3:
-        parts.append(f"<|channel|>commentary<|message|>{words(rng)}<|end|>")
-    for _ in range(rng.choice([0, 0, 1, 2])):
-        name = rng.choice(["functions.f", "custom.g", "functions.unknown", "python"])
-        body = rng.choice(['{"a":1}', "", "not json", words(rng)])
-        parts.append(f"<|channel|>commentary to={name}<|message|>{body}{rng.choice(['<|call|>', '<|end|>'])}")
-    if rng.random() < 0.7:
-        parts.append(f"<|channel|>final<|message|>{words(rng)}<|return|>")
-    if rng.random() < 0.1:
-        parts.append("user<|message|>made up<|end|>")
-    return "<|start|>assistant".join(parts) or "<|return|>"
-
-
 def without_names(response: dict[str, Any]) -> dict[str, Any]:
     data = {**response, "id": "", "created_at": 0, "completed_at": 0}
     data["output"] = [{**item, "id": "", **({"call_id": ""} if "call_id" in item else {})} for item in data["output"]]
     return data
-
-
-def read_events(text: str) -> list[dict[str, Any]]:
-    return [json.loads(block.split("\n", 1)[1].removeprefix("data: ")) for block in text.strip().split("\n\n")]
 
 
 def replay(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -87,12 +61,8 @@ def test_streamed_and_whole_responses_agree(make_server, client_for):
                 body["parallel_tool_calls"] = rng.random() < 0.8
                 once = (await client.post("/v1/responses", json=body)).json()
                 Response.model_validate(once)
-                events = read_events((await client.post("/v1/responses", json={**body, "stream": True})).text)
-                for event in events:
-                    EVENT.validate_python(event)
-                assert [event["sequence_number"] for event in events] == list(range(len(events)))
-                ends = ("response.completed", "response.incomplete", "response.failed")
-                assert [event["type"] in ends for event in events] == [False] * (len(events) - 1) + [True]
+                events = events_of((await client.post("/v1/responses", json={**body, "stream": True})).text)
+                check_events(events)
                 assert without_names(events[-1]["response"]) == without_names(once), script["text"]
                 assert replay(events) == events[-1]["response"]["output"]
                 assert not app.state.context.engine.open

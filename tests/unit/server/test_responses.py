@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from tests.unit.server.hosted import events_of
 
 THINK = "<|channel|>analysis<|message|>They say hello.<|end|><|start|>assistant"
 FINAL = "<|channel|>final<|message|>Hello there, friend.<|return|>"
@@ -30,16 +31,6 @@ def ask(make_server, client_for, script=FINAL, bodies=({"input": "Hi"},), **opti
         return answers
 
     return asyncio.run(run()), app.state.context
-
-
-def events_of(text: str) -> list[dict[str, Any]]:
-    found = []
-    for block in text.strip().split("\n\n"):
-        head, _, data = block.partition("\n")
-        event = json.loads(data.removeprefix("data: "))
-        assert head == f"event: {event['type']}"
-        found.append(event)
-    return found
 
 
 @pytest.mark.parametrize(
