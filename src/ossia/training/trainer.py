@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -22,7 +22,7 @@ from ossia.model.transformer import AttentionBackend, Transformer
 from ossia.training.attention import DenseRowAttention, FlexRowAttention
 from ossia.training.data.packing import Batch
 from ossia.training.data.stream import BatchSource, stream
-from ossia.training.loss import RecordingRouter, next_token_loss
+from ossia.training.loss import RecordingRouter, count_learned, next_token_loss
 from ossia.training.optimizer import MuonAdamW, max_load_ratio, schedule
 from ossia.training.run_state import load_run, save_run
 from ossia.training.trainer_config import TrainerConfig
@@ -98,7 +98,7 @@ class Trainer:
             batch.ids.flatten(), positions=batch.positions.flatten(), attention=attention, router=router
         )
         loss_weights = None if batch.weights is None else batch.weights.flatten()
-        cross_entropy = next_token_loss(self.model.logits(hidden), batch.targets.flatten(), loss_weights)
+        cross_entropy = next_token_loss(self.model.logits(hidden), batch.targets.flatten(), weights=loss_weights)
         side = router.losses()
         weights = self.config.loss
         total = cross_entropy + weights.balance * side.balance + weights.router_z * side.z
@@ -146,6 +146,17 @@ class Trainer:
         if losses is not None:
             self._require_finite(losses)
         self.save()
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> float:
+        """Mean cross-entropy over all targets of these batches, weighted where they are; nothing is learned."""
+        total = count = 0.0
+        for batch in batches:
+            here = batch.to(self.device)
+            size = float(count_learned(here.targets, here.weights))
+            total += size * float(self._losses(here, self._attention(here)).cross_entropy)
+            count += size
+        return total / count if count else math.nan
 
     def _train_step(self, batch: Batch, lr_scale: float) -> tuple[StepLosses, Tensor]:
         losses = self._losses(batch, self._attention(batch))

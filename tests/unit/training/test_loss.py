@@ -85,12 +85,14 @@ def test_weights_make_a_weighted_mean() -> None:
     each = [float(next_token_loss(logits[i : i + 1], targets[i : i + 1])) for i in (0, 2, 3)]
     weights = torch.tensor([1.0, 9.0, 0.5, 0.0])  # that of an ignored target does not matter
     expected = (each[0] + 0.5 * each[1]) / 1.5
-    assert float(next_token_loss(logits, targets, weights)) == pytest.approx(expected, rel=1e-5)
+    assert float(next_token_loss(logits, targets, weights=weights)) == pytest.approx(expected, rel=1e-5)
     even = next_token_loss(logits, targets)
-    assert float(next_token_loss(logits, targets, torch.ones(4))) == pytest.approx(float(even), rel=1e-6)
-    assert float(next_token_loss(logits, targets, torch.zeros(4))) == 0
+    assert float(next_token_loss(logits, targets, weights=torch.ones(4))) == pytest.approx(float(even), rel=1e-6)
+    assert float(next_token_loss(logits, targets, weights=torch.zeros(4))) == 0
     ignored = torch.full((4,), IGNORED)
-    assert float(next_token_loss(logits, ignored)) == 0 == float(next_token_loss(logits, ignored, torch.ones(4)))
+    assert (
+        float(next_token_loss(logits, ignored)) == 0 == float(next_token_loss(logits, ignored, weights=torch.ones(4)))
+    )
 
 
 def test_loss_is_float32_for_bfloat16_logits() -> None:
