@@ -20,8 +20,12 @@ def read_recipe(name_or_path: str, *, overrides: Mapping[str, Any] | None = None
     Raises:
         InvalidInputError: there is no such recipe, it is not TOML, or a key to replace lies in no table.
     """
-    raw = _read_toml(name_or_path)
-    for dotted, value in (overrides or {}).items():
+    return set_values(_read_toml(name_or_path), overrides or {})
+
+
+def set_values(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace values of a recipe by dotted key, in place. Raises InvalidInputError if a key lies in no table."""
+    for dotted, value in overrides.items():
         section, _, key = dotted.rpartition(".")
         target = raw
         for part in section.split(".") if section else ():

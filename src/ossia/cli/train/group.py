@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ossia.cli.options import examples
-from ossia.cli.train import pretrain
+from ossia.cli.train import check, pretrain, sft
 
 app = typer.Typer(
     help="Teach a model by a recipe: a TOML file of recipes/. A run that was stopped goes on when begun again.",
@@ -15,5 +15,7 @@ app = typer.Typer(
 )
 for name, module in {
     "pretrain": pretrain,
+    "sft": sft,
+    "check": check,
 }.items():
     app.command(name, epilog=module.EXAMPLES)(module.command)

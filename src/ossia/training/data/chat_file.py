@@ -14,6 +14,7 @@ from typing import IO, NamedTuple, cast
 from ossia.core.errors import InvalidInputError, OssiaError
 from ossia.training.data.chat_rows import ChatRow, read_row
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _OPENERS = {".xz": lzma.open, ".gz": gzip.open}
 
 
@@ -86,10 +87,9 @@ def scan_chat_file(path: Path) -> Iterator[GoodRow | BadRow]:
     try:
         with cast("IO[bytes]", opener(path, "rb")) as lines:
             for number, line in enumerate(lines, start=1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    yield _read_line(line, number)
+                text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+                if text.strip():
+                    yield _read_line(text, number)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise InvalidInputError(f"{path} cannot be read: {error}", param="data") from error
 
