@@ -54,8 +54,11 @@ class Stand:
         self.is_closed = True
 
 
-def serve(make_server, script, *, database_url: str = "sqlite://", **tools: Stand):
-    app = make_server(script, tools=tuple(tools), database_url=database_url)
+def serve(
+    make_server, script, *, database_url: str = "sqlite://", api_keys: tuple[str, ...] = (), **tools: Stand
+) -> Any:
+    """An app whose server's tools are stand-ins, by their kinds."""
+    app = make_server(script, tools=tuple(tools), database_url=database_url, api_keys=api_keys)
 
     def maker(tool: Stand):
         async def make(_):
