@@ -81,3 +81,26 @@ def start_server(nano_tokenizer: Tokenizer, tmp_path: Path) -> StartServer:
             thread.join(30)
 
     return run
+
+
+@pytest.fixture
+def mcp_url() -> Iterator[str]:
+    """The address of an MCP server on loopback, with the one tool `functions_add`."""
+    pytest.importorskip("mcp", reason="the extra ossia[tools] is not installed")
+    from ossia.tools.functions import FunctionsTool
+    from ossia.tools.mcp.server import make_http_app
+
+    def add(a: int, b: int = 1) -> int:
+        """Adds."""
+        return a + b
+
+    listener = bind("127.0.0.1", 0)
+    app = make_http_app([FunctionsTool([add])])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+    server.should_exit = True
+    thread.join(10)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +14,8 @@ import pytest
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.message import Message, Role
 from ossia.tools.base import FailureKind, ToolContext, ToolResult
-from ossia.tools.functions import FunctionsTool
 from ossia.tools.mcp.client import McpError, McpTool, connect_mcp
 from ossia.tools.mcp.config import McpServer
-from ossia.tools.mcp.server import make_http_app
 from ossia.tools.sandbox.bubblewrap import BubblewrapSandbox
 
 pytest.importorskip("mcp", reason="the extra ossia[tools] is not installed")
@@ -200,47 +194,26 @@ def test_secrets_are_not_shown() -> None:
 # ---- streamable HTTP ----
 
 
-@pytest.fixture
-def http() -> Iterator[str]:
-    uvicorn = pytest.importorskip("uvicorn")
-
-    def add(a: int, b: int = 1) -> int:
-        """Adds."""
-        return a + b
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    app = make_http_app([FunctionsTool([add])])
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}/mcp"
-    server.should_exit = True
-    thread.join(10)
-
-
-def test_http_results(http: str) -> None:
-    server = McpServer(label="web", url=http, approval="never", timeout_s=20)
+def test_http_results(mcp_url: str) -> None:
+    server = McpServer(label="web", url=mcp_url, approval="never", timeout_s=20)
     total, wrong = with_server(server, ("functions_add", {"a": 2}), ("functions_add", {}))
     assert total.text == "3"
     assert wrong.failure is FailureKind.INVALID_ARGUMENTS
 
 
-def test_an_address_that_is_not_trusted_may_not_be_private(http: str) -> None:
-    server = McpServer(label="web", url=http, approval="never", timeout_s=5, is_private_allowed=False)
+def test_an_address_that_is_not_trusted_may_not_be_private(mcp_url: str) -> None:
+    server = McpServer(label="web", url=mcp_url, approval="never", timeout_s=5, is_private_allowed=False)
     with pytest.raises(McpError):
         asyncio.run(connect_mcp(server))
 
 
-def test_a_page_of_another_site_cannot_reach_the_server(http: str) -> None:
+def test_a_page_of_another_site_cannot_reach_the_server(mcp_url: str) -> None:
     import httpx2
 
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     headers = {"Accept": "application/json, text/event-stream"}
     for bad in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
-        response = httpx2.post(http, json=body, headers={**headers, **bad}, trust_env=False)
+        response = httpx2.post(mcp_url, json=body, headers={**headers, **bad}, trust_env=False)
         assert response.status_code in (403, 421)
 
 
