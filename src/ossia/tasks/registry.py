@@ -9,9 +9,13 @@ from ossia.tasks.arithmetic import Add, Compare, Subtract
 from ossia.tasks.base import Task
 from ossia.tasks.chat import Decline, SmallTalk
 from ossia.tasks.dates import Dates
+from ossia.tasks.functions import FunctionCalls
 from ossia.tasks.letters import CountLetters, ReverseWord, SpellWord
 from ossia.tasks.products import Divide, Multiply
+from ossia.tasks.python_math import PythonMath
+from ossia.tasks.structured import StructuredOutput
 from ossia.tasks.units import ConvertUnits
+from ossia.tasks.word_problems import WordProblems
 
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
@@ -27,6 +31,10 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Divide(),
             ConvertUnits(),
             Dates(),
+            WordProblems(),
+            PythonMath(),
+            FunctionCalls(),
+            StructuredOutput(),
             SmallTalk("greet"),
             SmallTalk("identity"),
             Decline(),

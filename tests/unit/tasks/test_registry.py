@@ -34,7 +34,8 @@ def test_own_solution_passes(name: str, effort: Effort, seed: int, held_out: boo
     assert problem.task == name
     assert problem.prompt.strip()
     assert TASKS[name].grade(problem, solution.answer) is True
-    assert (solution.analysis == "") == (effort is Effort.LOW)
+    thought = solution.analysis + "".join(call.analysis for call in solution.calls)
+    assert (thought == "") == (effort is Effort.LOW)
 
 
 @EVERY_TASK
