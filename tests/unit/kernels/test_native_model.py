@@ -226,10 +226,15 @@ def test_a_sequence_does_not_depend_on_the_others(level: str, packed: bool) -> N
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_larger_batches_do_not_depend_on_the_others(level: str) -> None:
-    """Steps of 9 to 64 tokens, each sequence in such steps alone too."""
+    """Steps that one way computes, with each sequence in such steps alone too: on the level amx those of 9 to 64 tokens,
+    on the others those of up to 48 and of more."""
     use_level(level)
     model = NativeModel(make_model(ROUND, packed=True))
-    assert_batched_equals_solo(model, [[9, 12, 10], [20, 10, 9], [9, 30, 11]])
+    if level == "amx":
+        assert_batched_equals_solo(model, [[9, 12, 10], [20, 10, 9], [9, 30, 11]])
+    else:
+        assert_batched_equals_solo(model, [[9, 1, 20], [20, 10, 9], [9, 30, 11]])
+        assert_batched_equals_solo(model, [[49, 60], [80, 49], [50, 51]])
 
 
 def test_an_exact_model_does_not_depend_on_chunks_of_any_size() -> None:

@@ -1,8 +1,8 @@
 // A step through whole layers: each thread of the team runs the same function and meets the others at barriers.
 //
-// The residual stream and everything between the products is float32. A step of up to kFewTokens tokens, or any step of
-// an exact model, runs the products for few tokens; others run those for many, up to kFineTokens finely. Within each of
-// these ways a token's results do not depend on the rest of the step.
+// The residual stream and everything between the products is float32. A step of up to the level's few_tokens tokens, or
+// any step of an exact model, runs the products for few tokens; others run those for many, up to kFineTokens finely.
+// Within each of these ways a token's results do not depend on the rest of the step.
 #include "attend.h"
 #include "dispatch.h"
 #include "experts.h"
@@ -119,7 +119,7 @@ void finish(Run& run, Team& team, int thread) {
     const int num_out = run.step.num_out, D = run.D;
     float* rows = run.step.hidden != nullptr ? run.step.hidden : run.final_rows;
     const OssiaMatrix& head = run.model.lm_head;
-    const bool is_few = num_out <= kFewTokens || run.model.exact;
+    const bool is_few = num_out <= run.k.few_tokens || run.model.exact;
     team.barrier_each(num_out, [&](int i) {
         float* row = rows + (size_t)i * D;
         run.k.rms_norm(run.x + (size_t)run.step.out_rows[i] * D, run.model.final_norm, D, run.model.eps, row);
@@ -167,7 +167,7 @@ void run_thread(Team& team, int thread, void* argument) {
 
 Run make_run(const OssiaModel& m, const OssiaStep& s) {
     Run run{m, s, current_kernels()};
-    run.is_few = s.num_tokens <= kFewTokens || m.exact != 0;
+    run.is_few = s.num_tokens <= run.k.few_tokens || m.exact != 0;
     run.is_fine = s.num_tokens <= kFineTokens;
     run.T = s.num_tokens;
     run.D = m.dim, run.H = m.heads, run.K = m.kv_heads, run.C = m.head_dim;

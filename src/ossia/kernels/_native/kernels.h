@@ -12,7 +12,7 @@ namespace ossia {
 
 constexpr int kRowGroup = 32;   // output rows that a prefill product makes at a time
 constexpr int kTokenTile = 16;  // tokens that are packed together for a prefill product
-constexpr int kFewTokens = 8;   // up to so many tokens a step runs the products for few
+constexpr int kFewTokens = 8;   // tokens that the products for few take at once
 constexpr int kFineTokens = 64; // up to so many, those for many keep 16 bits of the activations' significands
 constexpr int kBlock = 32;      // values that share a scale, in MXFP4 and Q8
 constexpr int kKeyBlock = 64;   // keys that attention takes at a time, from positions that are multiples of it
@@ -73,6 +73,7 @@ struct AttentionTask {
 
 struct Kernels {
     const char* name;
+    int few_tokens;  // up to so many tokens a step runs the products for few
 
     // Products for few tokens: pack each token's row once, then multiply ranges of matrix rows with it.
     size_t (*pack_bytes)(int kind, int cols);

@@ -133,7 +133,7 @@ void widen_mxfp4(const uint8_t* data, const uint8_t* scales, int blocks, float* 
 }  // namespace
 
 const Kernels kernels_avx2 = {
-    "avx2",       pack_bytes,      pack,
+    "avx2", 48,     pack_bytes,      pack,
     multiply,     f32_tile_bytes,  f32_pack_tile,
     f32_stage_bytes, f32_multiply_tiles<widen_mxfp4>, do_nothing,
     do_nothing,   rms_norm,        rope,

@@ -69,7 +69,7 @@ bool prepare(Run& run, Workspace& space) {
     const size_t num_out = run.step.num_out;
     if (run.step.logits != nullptr)
         needs.product(run, run.model.lm_head, num_out, (num_out + kTokenTile - 1) / kTokenTile,
-                      num_out <= kFewTokens || run.model.exact, num_out <= kFineTokens);
+                      num_out <= run.k.few_tokens || run.model.exact, num_out <= kFineTokens);
     space.begin();
     const size_t width = (size_t)(run.H + 2 * run.K) * run.C;
     const size_t x = space.plan(run.step.x == nullptr ? T * run.D * sizeof(float) : 0);
