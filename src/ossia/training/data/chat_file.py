@@ -96,7 +96,7 @@ def scan_chat_file(path: Path) -> Iterator[GoodRow | BadRow]:
 
 def _read_line(line: bytes, number: int) -> GoodRow | BadRow:
     try:
-        data = json.loads(line)
+        data = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         hint = "; a file holds one JSON object a line, not one array" if line.lstrip()[:1] == b"[" else ""
         return BadRow(number, f"no JSON: {error}{hint}")
