@@ -12,7 +12,7 @@ from ossia.harmony.content import Effort
 from ossia.training.config import OptimizerConfig
 
 _FREE: Mapping[str, float] = MappingProxyType({})
-EXPERTS = ("dense", "mxfp4")
+EXPERTS = ("frozen", "dense")
 SCALES = ("mean", "std")
 
 
@@ -42,8 +42,6 @@ class RolloutConfig:
         max_turns: turns of the model, for problems with tools.
         max_num_seqs: answers that the engine makes at once.
         max_tool_episodes: episodes with a tool of their own, a Python kernel, at once.
-        experts: "dense": the engine runs the trainer's own parameters, without a copy. "mxfp4": it has a model of its
-            own whose experts are packed, as they will be shipped, and takes the values over after each update.
         replay_routing: have the trainer send each token to the experts that the engine sent it to.
         kv_cache_bytes: memory of the engine's cache; None for its own choice.
     """
@@ -55,7 +53,6 @@ class RolloutConfig:
     max_turns: int = 4
     max_num_seqs: int = 64
     max_tool_episodes: int = 4
-    experts: str = "dense"
     replay_routing: bool = True
     kv_cache_bytes: int | None = None
 
@@ -63,7 +60,6 @@ class RolloutConfig:
         for name in ("problems", "max_tokens", "max_turns", "max_num_seqs", "max_tool_episodes"):
             at_least(self, name, 1)
         at_least(self, "samples", 2)
-        one_of(self, "experts", EXPERTS)
         if not self.efforts:
             raise InvalidInputError("rollout.efforts is empty; name at least one effort", param="rollout.efforts")
         for effort in self.efforts:
@@ -103,6 +99,8 @@ class PolicyConfig:
             clip-higher; equal ones are PPO's). It matters from the second update on.
         max_importance: the weight of trainer against engine probability is cut off here; math.inf leaves it.
         kl: weight of the divergence from the model that the run began with; 0 spares that model's memory.
+        experts: what becomes of the experts' matrices. "frozen": they stay as they are, packed values too, and
+            everything else is trained; the cheapest. "dense": trained as they are; packaging then rounds them.
     """
 
     scale: str = "mean"
@@ -111,9 +109,11 @@ class PolicyConfig:
     clip_high: float = 0.28
     max_importance: float = 2.0
     kl: float = 0.0
+    experts: str = "frozen"
 
     def __post_init__(self) -> None:
         one_of(self, "scale", SCALES)
+        one_of(self, "experts", EXPERTS)
         at_least(self, "updates", 1)
         at_least(self, "kl", 0)
         at_least(self, "max_importance", 1)

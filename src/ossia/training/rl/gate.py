@@ -54,6 +54,6 @@ def check_gate(difference: Difference, *, config: GateConfig, step: int) -> None
         f"step {step}: trainer and engine differ on the tokens just sampled: {mean:.3g} nats on average (bound "
         f"gate.max_mean {config.max_mean:g}), {largest:.3g} at most (bound gate.max_single {config.max_single:g}). "
         "They no longer run the same weights or the same arithmetic, so the rewards would teach another model than the "
-        "one that earned them. Replay the routing (rollout.replay_routing = true) and run both in one precision; raise the "
-        "bounds only if you know where the difference comes from. The last checkpoint is from before"
+        "one that earned them. Replay the routing (rollout.replay_routing = true) and run both in one precision; raise "
+        "the bounds only if you know where the difference comes from. The last checkpoint is from before"
     )

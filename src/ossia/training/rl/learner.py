@@ -24,6 +24,9 @@ from ossia.training.rl.pack import Rows, pack
 from ossia.training.rl.replay import ReplayRouter
 from ossia.training.rl.trajectory import Datum
 
+EXPERT_MATRICES = (".experts.gate_up", ".experts.down")
+"""Parameters that are packed as MXFP4; the experts' biases are not among them."""
+
 
 class Scores(NamedTuple):
     """Of sampled tokens, [N] float32 each: log-probability, and entropy of the distribution it was drawn from."""
@@ -74,8 +77,12 @@ class Learner:
         self.model, self.config = model, config
         self._padding = padding
         self.device = model.norm.weight.device
-        self.optimizer = MuonAdamW(model.named_parameters(), config=config.optimizer)
         self._reference = copy.deepcopy(model).requires_grad_(False) if config.policy.kl else None
+        trained = {name: parameter for name, parameter in model.named_parameters() if self._is_trained(name)}
+        model.requires_grad_(False)
+        for parameter in trained.values():
+            parameter.requires_grad_(True)
+        self.optimizer = MuonAdamW(trained.items(), config=config.optimizer)
         self._bounds = gate_bounds(config.gate, is_float32=model.norm.weight.dtype == torch.float32)
         self._attend: Callable[..., Any] = flex_attention
         if self.device.type == "cuda":
@@ -87,8 +94,11 @@ class Learner:
 
     def master_weights(self) -> dict[str, Tensor]:
         """The float32 weights by parameter name, from which a model is exported."""
-        prefix = "master."
-        return {k.removeprefix(prefix): v for k, v in self.optimizer.state.items() if k.startswith(prefix)}
+        state = self.optimizer.state
+        return {name: state.get(f"master.{name}", value.float()) for name, value in self.weights().items()}
+
+    def _is_trained(self, name: str) -> bool:
+        return self.config.policy.experts != "frozen" or not name.endswith(EXPERT_MATRICES)
 
     def learn(self, data: Sequence[Datum], *, lr_scale: float, step: int) -> LearnReport:
         """Compare with the engine, then update the parameters by `policy.updates` steps of the optimizer.

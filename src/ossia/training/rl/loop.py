@@ -22,6 +22,7 @@ from ossia.model.checkpoint.source import read_config
 from ossia.model.loading import LoadedModel, find_tokenizer, read_identity, read_json_if_any, read_sampling
 from ossia.model.transformer import Transformer
 from ossia.training.optimizer import schedule
+from ossia.training.package import repackage_model
 from ossia.training.rl.advantage import data_of
 from ossia.training.rl.config import RLConfig
 from ossia.training.rl.env import draw_envs, draw_held_out, find_tasks
@@ -29,8 +30,6 @@ from ossia.training.rl.learner import Learner
 from ossia.training.rl.report import MetricsLog, StepReport, ValidationReport, summarize_step, summarize_validation
 from ossia.training.rl.rollout import Rollout
 from ossia.training.rl.state import Best, RLState, load_best, load_state, save_best, save_state
-
-METRICS = "metrics.jsonl"
 
 Progress = Callable[[StepReport | ValidationReport], None]
 """Called with each report."""
@@ -80,10 +79,11 @@ class RLRun:
         )
 
     def _engine_model(self) -> LoadedModel:
-        """What the engine runs: the trainer's own parameters, or a model of its own with packed experts."""
-        if self.config.rollout.experts == "dense":
-            return self.loaded
+        """What the engine runs: the trainer's own parameters. On a GPU, whose kernels want packed experts, a model of
+        its own, if packing leaves the experts as they are."""
         weight = self.loaded.model.norm.weight
+        if weight.device.type == "cpu" or self.config.policy.experts == "dense":
+            return self.loaded
         packed = Transformer(self.loaded.model.config, dtype=weight.dtype, device=weight.device, packed_experts=True)
         return dataclasses.replace(self.loaded, model=packed.eval())
 
@@ -145,6 +145,32 @@ class RLRun:
         """Write a checkpoint."""
         optimizer = self.learner.optimizer
         save_state(self.folder, RLState(optimizer.state, self.step, optimizer.num_updates))
+
+
+def train_rl(
+    config: RLConfig, folder: Path, *, device: torch.device | str | None = None, on_log: Progress | None = None
+) -> Path:
+    """Train as the recipe says, resuming what `folder` holds, and package the best weights in `folder/model`.
+
+    Args:
+        config: the recipe.
+        folder: the run's own.
+        device: where to train and to sample; a GPU if there is one.
+        on_log: called with each report.
+
+    Returns:
+        The folder of the packaged model.
+
+    Raises:
+        OssiaError: as `RLRun`, `RLRun.run` and `repackage_model`.
+    """
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    run = RLRun(config, folder, loaded=load_trainable(config.init, device=place))
+    run.run(on_log=on_log)
+    best = load_best(folder)
+    assert best is not None
+    repackage_model(best.weights, folder / "model", init=config.init, name=config.name)
+    return folder / "model"
 
 
 def load_trainable(name_or_path: str, *, device: torch.device | str = "cpu") -> LoadedModel:

@@ -123,7 +123,11 @@ def test_bounds_follow_from_the_precision_unless_they_are_given() -> None:
 
 def test_several_updates_use_each_datum_once(loaded: LoadedModel) -> None:
     data = sample(loaded)
-    learner = Learner(loaded.model, config=make_config(policy=PolicyConfig(updates=3, kl=0.01), gate=BOUNDS), padding=0)
+    learner = Learner(
+        loaded.model,
+        config=make_config(policy=PolicyConfig(updates=3, kl=0.01, experts="dense"), gate=BOUNDS),
+        padding=0,
+    )
     report = learner.learn(data, lr_scale=1.0, step=1)
     assert learner.optimizer.num_updates == 3
     assert report.num_tokens == sum(datum.num_sampled for datum in data)
