@@ -89,7 +89,7 @@ def test_a_broken_kernel_fails_the_tests(name: str, tmp_path: Path) -> None:
     result = builder_in(copy).build(tmp_path / "built", only_generic=mutant.level == "generic")
     assert result.library is not None, result.reason
     outcome = run_tests(result.library, level=mutant.level)
-    if "passed" not in outcome.stdout and "failed" not in outcome.stdout:
+    if f"this CPU cannot run {mutant.level}" in outcome.stdout:
         pytest.skip(f"this CPU cannot run {mutant.level}")
     assert outcome.returncode == 1, outcome.stdout
     assert "1 failed" in outcome.stdout
