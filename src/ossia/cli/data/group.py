@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ossia.cli.data import hazard
+from ossia.cli.data import build, hazard
 from ossia.cli.options import examples
 
 app = typer.Typer(
@@ -18,5 +18,9 @@ app = typer.Typer(
         "ossia data hazard-report",
     ),
 )
+app.command("build", epilog=build.BUILD_EXAMPLES)(build.build)
+app.command("shard", epilog=build.SHARD_EXAMPLES)(build.shard)
+app.command("inspect", epilog=build.INSPECT_EXAMPLES)(build.inspect)
+app.command("card", epilog=build.CARD_EXAMPLES)(build.card)
 app.command("hazard-train", epilog=hazard.TRAIN_EXAMPLES)(hazard.train)
 app.command("hazard-report", epilog=hazard.REPORT_EXAMPLES)(hazard.report)

@@ -109,6 +109,7 @@ class FilterConfig:
         ngram: words in a row that must not be shared with an evaluation text.
         hazard: whether the filter for chemical, biological, radiological and nuclear hazards runs.
         hazard_threshold: probability at which a passage is dropped; None for the classifier's own.
+        hazard_terms: keywords of yours, which join those that make a passage be judged.
         near_duplicates: Jaccard similarity of word 5-grams above which the later document is dropped; 0 keeps them.
     """
 
@@ -122,6 +123,7 @@ class FilterConfig:
     ngram: int = 13
     hazard: bool = True
     hazard_threshold: float | None = None
+    hazard_terms: tuple[str, ...] = ()
     near_duplicates: float = 0.7
 
     def __post_init__(self) -> None:

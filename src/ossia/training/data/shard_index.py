@@ -20,6 +20,8 @@ from ossia.harmony.tokenizer import Tokenizer
 from ossia.harmony.vocab import tiktoken_sha256
 
 INDEX_FILE = "index.json"
+TOKENS_FOLDER = "tokens"
+"""Where `ossia data build` puts shards, within the folder of a corpus."""
 FORMAT = "ossia-token-shards"
 VERSION = 1
 DTYPES = {"uint16": "U16", "uint32": "U32"}

@@ -37,6 +37,19 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def check_replaceable(folder: Path, *, marker: str) -> None:
+    """Refuse to replace a folder that holds something else than what it would be replaced by.
+
+    Raises:
+        InvalidInputError: it is no folder, or is not empty and has no file of that name.
+    """
+    if folder.exists() and not (folder / marker).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidInputError(
+            f"{folder} is there already and was not made by `ossia data` (it has no {marker}); choose another place",
+            param="out",
+        )
+
+
 def replace_folder(new: Path, target: Path) -> None:
     """Put a finished folder in the place of another: two renames, and the old one goes last."""
     old = target.with_name(f"{target.name}.old")
@@ -58,6 +71,7 @@ class ShardWriter:
         shard_tokens: when to close a shard; a document is never split.
 
     Raises:
+        InvalidInputError: the folder holds something else.
         StorageError: the folder cannot be made.
     """
 
@@ -70,6 +84,7 @@ class ShardWriter:
         tokenizer_name: str = "",
         shard_tokens: int = SHARD_TOKENS,
     ) -> None:
+        check_replaceable(folder, marker=INDEX_FILE)
         self._target = folder
         self._aside = folder.with_name(f"{folder.name}.new")
         self._tokenizer = tokenizer

@@ -12,7 +12,15 @@ import numpy as np
 
 from ossia.core.errors import DatasetError, InvalidInputError
 from ossia.harmony.tokenizer import Tokenizer
-from ossia.training.data.shard_index import DTYPES, ShardEntry, ShardIndex, read_index, stamp_of
+from ossia.training.data.shard_index import (
+    DTYPES,
+    INDEX_FILE,
+    TOKENS_FOLDER,
+    ShardEntry,
+    ShardIndex,
+    read_index,
+    stamp_of,
+)
 from ossia.training.data.shard_writer import sha256_of
 
 MAX_HEADER = 1 << 20
@@ -30,7 +38,7 @@ class ShardedTokens:
     """The documents of a folder of shards. Nothing is read until it is asked for; safe to use after a fork.
 
     Args:
-        folder: where `index.json` is.
+        folder: where `index.json` is, or the folder of `ossia data build`, whose shards are in `tokens/`.
         tokenizer: what the trainer uses; shards of another one are refused.
         verify: compare each file with its SHA-256 first, which reads everything once.
 
@@ -40,6 +48,8 @@ class ShardedTokens:
 
     def __init__(self, folder: str | Path, *, tokenizer: Tokenizer | None = None, verify: bool = False) -> None:
         self.folder = Path(folder)
+        if not (self.folder / INDEX_FILE).is_file() and (self.folder / TOKENS_FOLDER / INDEX_FILE).is_file():
+            self.folder = self.folder / TOKENS_FOLDER
         self.index: ShardIndex = read_index(self.folder)
         if tokenizer is not None:
             self._check_tokenizer(tokenizer)

@@ -108,12 +108,9 @@ def read_sources(manifest: Manifest, *, skip_bad: bool = False) -> Iterator[Docu
 def _read_source(source: Source, kinds: dict[Path, str], *, skip_bad: bool) -> Iterator[Document | Unreadable]:
     count = 0
     for path, kind in kinds.items():
-        for item in _read_file(source, path, kind):
+        for item in read_file(source, path, kind=kind):
             if isinstance(item, Unreadable) and not skip_bad:
-                raise InvalidInputError(
-                    f"{item.place}: {item.reason}; mend it, or skip such rows with --on-error skip",
-                    param="sources.path",
-                )
+                raise unreadable_error(item)
             if isinstance(item, Document):
                 if not item.text.strip():
                     continue
@@ -122,12 +119,23 @@ def _read_source(source: Source, kinds: dict[Path, str], *, skip_bad: bool) -> I
             if count == source.max_documents:
                 return
     if not count:
-        raise InvalidInputError(
-            f"source {source.name} is empty: no row of {', '.join(map(str, kinds))} has a text", param="sources.path"
-        )
+        raise empty_error(source.name)
 
 
-def _read_file(source: Source, path: Path, kind: str) -> Iterator[Document | Unreadable]:
+def unreadable_error(item: Unreadable) -> InvalidInputError:
+    """What stops a run that does not skip what it cannot read."""
+    return InvalidInputError(
+        f"{item.place}: {item.reason}; mend it, or skip such rows with --on-error skip", param="sources.path"
+    )
+
+
+def empty_error(name: str) -> InvalidInputError:
+    """What stops a run when a source has nothing."""
+    return InvalidInputError(f"source {name} is empty: not one of its rows has a text", param="sources.path")
+
+
+def read_file(source: Source, path: Path, *, kind: str) -> Iterator[Document | Unreadable]:
+    """The rows of one file of a source, `kind` being one of FORMATS; some may have an empty text."""
     readers = {"jsonl": _read_jsonl, "parquet": _read_parquet, "text": _read_text, "html": _read_text}
     try:
         yield from readers[kind](source, path)

@@ -15,17 +15,18 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from ossia.core.errors import DatasetError, InvalidInputError, StorageError
 from ossia.training.data.hazard.templates import Example
 from ossia.training.data.hazard.terms import KeywordFilter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 """The classifier that ships; `ossia data hazard-train` makes it."""
@@ -122,6 +123,8 @@ def fit(examples: Sequence[Example], *, threshold: float = 0.5, penalty: float =
     Raises:
         InvalidInputError: they are all of one kind.
     """
+    import torch  # judging needs none, and each of many processes would load it
+
     labels = torch.tensor([float(example.is_hazard) for example in examples])
     if not examples or labels.min() == labels.max():
         raise InvalidInputError("the classifier needs hazardous and benign examples", param="examples")
@@ -141,6 +144,8 @@ def _minimize(
     flat: Tensor, offsets: Tensor, values: Tensor, labels: Tensor, *, size: int, penalty: float
 ) -> tuple[Tensor, float]:
     """Weights [size] and bias of least mean log loss plus penalty / 2 x squared weights."""
+    import torch
+
     weights = torch.zeros(size, 1, requires_grad=True)
     bias = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights, bias], max_iter=200, line_search_fn="strong_wolfe")
