@@ -52,9 +52,9 @@ fast: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev  ## build the documentation, strictly
 	$(BIN)/mkdocs build --strict
 
-compat: $(VENV)/.installed-dev  ## drive the server by clients from npm (needs Node 20)
+compat: $(VENV)/.installed-dev  ## drive the server by clients from npm, and an MCP server from there (needs Node 20)
 	npm --prefix tests/integration/clients ci
-	$(BIN)/python -m pytest -q tests/integration/test_server_npm_clients.py
+	$(BIN)/python -m pytest -q tests/integration/test_server_npm_clients.py tests/integration/test_tools_mcp.py
 
 eval: $(VENV)/.installed  ## measure the shipped nano on its held-out problems
 	$(BIN)/ossia eval nano

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ossia
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.message import Message, Role
 from ossia.tools.base import FailureKind, ToolContext, ToolResult
 from ossia.tools.mcp.client import McpError, McpTool, connect_mcp
-from ossia.tools.mcp.config import McpServer
+from ossia.tools.mcp.config import McpSandbox, McpServer
 from ossia.tools.sandbox.bubblewrap import BubblewrapSandbox
 
 pytest.importorskip("mcp", reason="the extra ossia[tools] is not installed")
 
+CLIENTS = Path(__file__).parent / "clients"
 SERVER = '''
 import asyncio, sys, time
 from ossia.tools.functions import FunctionsTool
@@ -72,8 +76,6 @@ def with_server(server: McpServer, *calls: tuple[str, object], **options: Any) -
 
 
 def change(server: McpServer, **options: Any) -> McpServer:
-    from dataclasses import replace
-
     return replace(server, **options)
 
 
@@ -179,6 +181,7 @@ def test_servers_that_cannot_be_reached(tmp_path: Path) -> None:
         {"label": "a", "command": ("x",), "url": "http://x/"},
         {"label": "a", "url": "file:///x"},
         {"label": "a", "command": ("x",), "timeout_s": 0},
+        {"label": "a", "url": "https://x/", "sandbox": McpSandbox()},
     ],
 )
 def test_wrong_servers_are_told(options: dict[str, Any]) -> None:
@@ -189,6 +192,93 @@ def test_wrong_servers_are_told(options: dict[str, Any]) -> None:
 def test_secrets_are_not_shown() -> None:
     server = McpServer(label="a", url="http://x/", headers={"Authorization": "hunter2"}, environment={"K": "hunter2"})
     assert "hunter2" not in repr(server)
+
+
+# ---- confined ----
+
+CURIOUS = """
+import asyncio, os, socket
+from ossia.tools.functions import FunctionsTool
+from ossia.tools.mcp.server import serve_stdio
+
+def read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+def write(path: str, text: str) -> str:
+    with open(path, "w") as file:
+        file.write(text)
+    return "written"
+
+def connect(port: int) -> str:
+    socket.create_connection(("127.0.0.1", port), timeout=2)
+    return "connected"
+
+def look() -> dict[str, str]:
+    return {**os.environ, "user": str(os.getuid()), "folder": os.getcwd()}
+
+asyncio.run(serve_stdio([FunctionsTool([read, write, connect, look])]))
+"""
+
+
+@pytest.fixture
+def curious(tmp_path: Path) -> McpServer:
+    """A server that does what it is told, confined to its own folder and one that it may write to."""
+    if (fault := BubblewrapSandbox().find_fault()) is not None:
+        pytest.skip(fault)
+    home, shared = tmp_path / "home", tmp_path / "shared"
+    for folder in (home, shared):
+        folder.mkdir()
+    (home / "server.py").write_text(CURIOUS)
+    (tmp_path / "secret").write_text("hunter2")
+    BubblewrapSandbox().prepare_folder(shared)  # root's own folders are not for programs
+    package = Path(ossia.__file__).parent.parent
+    sandbox = McpSandbox(read_only=(home, package), writable=(shared,))
+    command = ("python", str(home / "server.py"))
+    return McpServer(label="own", command=command, sandbox=sandbox, approval="never", timeout_s=20)
+
+
+def test_a_confined_command_has_its_folders_and_nothing_else(curious: McpServer, tmp_path: Path, mcp_url: str) -> None:
+    port = int(mcp_url.split(":")[2].split("/", maxsplit=1)[0])
+    shared = tmp_path / "shared" / "note"
+    written, seen, other, above, own, network, looked = with_server(
+        change(curious, environment={"MARK": "x"}),
+        ("functions_write", {"path": str(shared), "text": "milk"}),
+        ("functions_read", {"path": str(shared)}),
+        ("functions_read", {"path": str(tmp_path / "secret")}),
+        ("functions_write", {"path": str(tmp_path / "more"), "text": "x"}),
+        ("functions_write", {"path": str(tmp_path / "home" / "server.py"), "text": "x"}),
+        ("functions_connect", {"port": port}),
+        ("functions_look", {}),
+    )
+    assert (written.text, seen.text, shared.read_text()) == ("written", "milk", "milk")
+    assert all(result.failure is FailureKind.FAILED for result in (other, above, own, network))
+    assert "hunter2" not in other.text
+    assert (tmp_path / "home" / "server.py").read_text() == CURIOUS
+    surroundings = json.loads(looked.text)
+    assert (surroundings["MARK"], surroundings["folder"]) == ("x", str(tmp_path / "shared"))
+    assert surroundings["user"] != "0"
+    assert "USER" not in surroundings
+
+
+def test_a_confined_command_without_folders_works_in_a_temporary_one(curious: McpServer) -> None:
+    assert curious.sandbox is not None
+    read_only = replace(curious.sandbox, writable=())
+    written, looked = with_server(
+        change(curious, sandbox=read_only),
+        ("functions_write", {"path": "note", "text": "milk"}),
+        ("functions_look", {}),
+    )
+    assert written.text == "written"
+    assert json.loads(looked.text)["folder"] == "/mnt/data"
+
+
+@pytest.mark.parametrize("given", [{"read_only": (Path("/nowhere"),)}, {"writable": (Path("/"),)}])
+def test_folders_that_cannot_be_shown(curious: McpServer, given: dict[str, Any]) -> None:
+    if os.geteuid() and "writable" in given:
+        pytest.skip("only root has folders that nobody may write to")
+    with pytest.raises(McpError, match=r"no folder|belongs to root"):
+        asyncio.run(connect_mcp(change(curious, sandbox=McpSandbox(**given))))
 
 
 # ---- streamable HTTP ----
@@ -220,11 +310,20 @@ def test_a_page_of_another_site_cannot_reach_the_server(mcp_url: str) -> None:
 # ---- the reference server ----
 
 
-def test_the_reference_server() -> None:
-    command = shutil.which("mcp-server-everything")
-    if command is None:
-        pytest.skip("npm install -g @modelcontextprotocol/server-everything to run this")
-    server = McpServer(label="everything", command=(command, "stdio"), approval="never", timeout_s=30)
+@pytest.mark.parametrize("is_confined", [False, True])
+def test_the_reference_server(is_confined: bool) -> None:
+    command = shutil.which("mcp-server-everything", path=f"{CLIENTS / 'node_modules/.bin'}:{os.environ['PATH']}")
+    if command is None or shutil.which("node") is None:
+        pytest.skip("@modelcontextprotocol/server-everything is not installed; `make compat` installs it from npm")
+    program = Path(command).resolve()
+    sandbox = None
+    if is_confined:
+        if (fault := BubblewrapSandbox().find_fault()) is not None:
+            pytest.skip(fault)
+        sandbox = McpSandbox(read_only=(next(p for p in program.parents if p.name == "node_modules"),))
+    server = McpServer(
+        label="everything", command=(str(program), "stdio"), sandbox=sandbox, approval="never", timeout_s=30
+    )
     echo, total, wrong, image, structured = with_server(
         server,
         ("echo", {"message": "hello"}),

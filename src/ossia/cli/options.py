@@ -71,6 +71,10 @@ Mcp = Annotated[
     list[str] | None,
     typer.Option(metavar="LABEL=SERVER", help="Tools of an MCP server: a command, or an http address. Repeatable."),
 ]
+McpConfined = Annotated[
+    bool,
+    typer.Option("--mcp-sandbox", help="Run commands of --mcp in a sandbox: no network, none of your files."),
+]
 UnsafePython = Annotated[
     bool, typer.Option("--unsafe-python", help="Run python and container without a sandbox, with all your rights.")
 ]

@@ -11,7 +11,7 @@ from typing import Any
 from ossia.cli.options import split_names
 from ossia.core.errors import InvalidInputError
 from ossia.tools.base import Tool
-from ossia.tools.mcp.config import McpServer
+from ossia.tools.mcp.config import McpSandbox, McpServer
 from ossia.tools.registry import ToolSet, make_tool
 
 
@@ -51,8 +51,11 @@ def make_one(name: str, options: ToolOptions) -> Tool:
     return make_tool(name, **_options_of(name, options))
 
 
-def read_servers(texts: Sequence[str]) -> list[McpServer]:
+def read_servers(texts: Sequence[str], *, is_confined: bool = False) -> list[McpServer]:
     """MCP servers as `LABEL=COMMAND` or `LABEL=URL`. The loop asks for approval, so they need not.
+
+    Args:
+        is_confined: commands run in a sandbox.
 
     Raises:
         InvalidInputError: no label, or one that cannot be used.
@@ -71,6 +74,7 @@ def read_servers(texts: Sequence[str]) -> list[McpServer]:
                 label=label.strip(),
                 command=() if is_url else tuple(shlex.split(value)),
                 url=value if is_url else None,
+                sandbox=McpSandbox() if is_confined and not is_url else None,
                 approval="never",
             )
         )

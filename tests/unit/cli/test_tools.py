@@ -56,6 +56,13 @@ def test_servers_by_command_and_address() -> None:
     assert (second.label, second.command, second.url) == ("web", (), "https://example.org/mcp?x=1")
 
 
+def test_only_commands_are_confined() -> None:
+    command, address = read_servers(["files=some-server", "web=https://example.org/mcp"], is_confined=True)
+    assert command.sandbox is not None
+    assert address.sandbox is None
+    assert read_servers(["files=some-server"])[0].sandbox is None
+
+
 @pytest.mark.parametrize("text", ["npx server", "files=", "=npx", "python=npx", "a-b=npx"])
 def test_what_names_no_server(text: str) -> None:
     with pytest.raises(InvalidInputError):

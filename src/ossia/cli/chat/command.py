@@ -41,6 +41,7 @@ def command(
     show_reasoning: options.ShowReasoning = False,
     tools: options.Tools = None,
     mcp: options.Mcp = None,
+    mcp_sandbox: options.McpConfined = False,
     allow_all: Annotated[
         bool,
         typer.Option("--allow-all/--approve", help="Run tools without asking, or ask before each call at a terminal."),
@@ -98,7 +99,7 @@ def command(
             approve=None if allow_all else Approver(),
         )
         with session:
-            session.connect(read_servers(mcp or []))
+            session.connect(read_servers(mcp or [], is_confined=mcp_sandbox))
             if model != "nano" and text is None:  # a name that leads nowhere, or minutes of reading: better told first
                 typer.echo(f"loading {model} ...")
                 loading.result()

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ossia.core.errors import InvalidInputError, OssiaError
@@ -34,6 +37,7 @@ from ossia.tools.base import (
 from ossia.tools.browser.page import clean_text
 from ossia.tools.extras import need
 from ossia.tools.mcp.config import McpServer
+from ossia.tools.mcp.confined import confine
 from ossia.tools.mcp.transport import make_client
 
 MAX_RESULT_CHARS = 100_000
@@ -217,26 +221,29 @@ def _make_connection(server: McpServer) -> _Connection:
         transport = streamable.streamable_http_client(server.url, http_client=client)
     else:
         stdio = need("mcp.client.stdio", package="mcp")
-        parameters = stdio.StdioServerParameters(
-            command=server.command[0],
-            args=list(server.command[1:]),
-            env=dict(server.environment),
-            cwd=server.workdir,
-            encoding_error_handler="replace",
-        )
-        transport = _quiet_stdio(stdio, parameters)
+        transport = _open_stdio(stdio, server)
     return _Connection(mcp.Client(transport, read_timeout_seconds=server.timeout_s), client)
 
 
-def _quiet_stdio(stdio: Any, parameters: Any) -> Any:
-    @asynccontextmanager
-    async def open_transport() -> AsyncGenerator[Any, None]:
-        """What the server writes to stderr is its own affair."""
-        with open(os.devnull, "w") as sink:
-            async with stdio.stdio_client(parameters, errlog=sink) as streams:
-                yield streams
-
-    return open_transport()
+@asynccontextmanager
+async def _open_stdio(stdio: Any, server: McpServer) -> AsyncGenerator[Any, None]:
+    """Start a server's command. What it writes to stderr is its own affair."""
+    command, environment, workdir = server.command, dict(server.environment), server.workdir
+    with contextlib.ExitStack() as stack:
+        if server.sandbox is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ossia-", ignore_cleanup_errors=True)))
+            command = await asyncio.to_thread(confine, command, server.sandbox, environment=environment, folder=folder)
+            environment, workdir = {}, None
+        parameters = stdio.StdioServerParameters(
+            command=command[0],
+            args=list(command[1:]),
+            env=environment,
+            cwd=workdir,
+            encoding_error_handler="replace",
+        )
+        sink = stack.enter_context(open(os.devnull, "w"))
+        async with stdio.stdio_client(parameters, errlog=sink) as streams:
+            yield streams
 
 
 def read_content(result: Any) -> tuple[str, tuple[ToolFile, ...]]:

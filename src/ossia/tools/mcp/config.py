@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from ossia.core.errors import InvalidInputError
+from ossia.tools.sandbox.limits import MIB, SandboxLimits
 
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _RESERVED = frozenset(
     {"python", "browser", "container", "repo_browser", "apply_patch", "functions", "assistant", "all"}
 )
+
+_LIMITS = SandboxLimits(memory_bytes=4096 * MIB, num_processes=256, cpu_seconds=86_400)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +52,29 @@ Approval = Literal["always", "never"] | frozenset[str] | ApprovalRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class McpSandbox:
+    """What a server's command sees when it runs under bubblewrap: the system's programs, and these. No network.
+
+    Attributes:
+        read_only: folders to show, at their own paths: where the program lies, and what it may read.
+        writable: folders that it may change, at their own paths; they must belong to one user, who is not root. It
+            works in the first; without any, in a temporary one at /mnt/data.
+        limits: held for each process by itself; nothing watches the memory of all, or what lies in the folders.
+    """
+
+    read_only: tuple[Path, ...] = ()
+    writable: tuple[Path, ...] = ()
+    limits: SandboxLimits = _LIMITS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class McpServer:
     """One server: a command (stdio) or an address (streamable HTTP).
 
     Attributes:
         label: the namespace of its tools in the prompt.
-        command: the program and its arguments; it runs as this user, outside of any sandbox.
+        command: the program and its arguments; without a `sandbox` it runs as this user, with all their rights.
+        sandbox: what the command is confined to; None: nothing.
         environment: for the command, besides a few harmless variables.
         url: http or https.
         headers: sent with each request, as `Authorization`; never shown or logged.
@@ -71,6 +91,7 @@ class McpServer:
 
     label: str
     command: tuple[str, ...] = ()
+    sandbox: McpSandbox | None = None
     environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     workdir: Path | None = None
     url: str | None = None
@@ -92,6 +113,8 @@ class McpServer:
             raise InvalidInputError("give an MCP server either a command or a url", param="server_url")
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise InvalidInputError(f"{self.url!r} is no http or https address", param="server_url")
+        if self.sandbox is not None and not self.command:
+            raise InvalidInputError("only a command can be confined to a sandbox, no url", param="sandbox")
         if self.timeout_s <= 0:
             raise InvalidInputError(f"timeout_s is {self.timeout_s}; it must be above 0", param="timeout_s")
 

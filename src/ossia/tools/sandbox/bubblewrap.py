@@ -40,6 +40,8 @@ _PROBE_SECONDS = 10
 # The shell joins the control groups before it becomes bubblewrap, so nothing ever runs outside of them.
 _JOIN = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1" || exit 125; shift; n=$((n-1)); done; exec "$@"'
 
+_OPEN_FILTER = 'exec 9<"$1"; shift; exec "$@"'
+
 
 class BubblewrapSandbox:
     """Programs under `bwrap`.
@@ -92,6 +94,27 @@ class BubblewrapSandbox:
                 os.chown(Path(folder) / name, uid, uid, follow_symlinks=False)
 
     async def start(self, launch: Launch) -> SandboxProcess:
+        arguments, program = self._arguments(launch)
+        return await self._spawn(arguments, program, launch=launch)
+
+    def command_line(self, launch: Launch, *, filter_file: Path) -> tuple[str, ...]:
+        """The same as a command for others to start, with their stdin and stdout; no control group holds it.
+
+        Args:
+            filter_file: is written, and must stay while the command starts.
+
+        Raises:
+            SandboxError: no user can run it.
+        """
+        arguments, program = self._arguments(launch)
+        command = [*_pin(launch.limits.num_cpus), self._command, *arguments]
+        if self._filter is None:
+            return (*command, "--", *program)
+        filter_file.write_bytes(self._filter)
+        return ("/bin/sh", "-c", _OPEN_FILTER, "sh", str(filter_file), *command, "--seccomp", "9", "--", *program)
+
+    def _arguments(self, launch: Launch) -> tuple[list[str], list[str]]:
+        """For bwrap, and the program that it runs."""
         uid = self._uid_of(launch)
         python = str(self._python)
         program = tuple(python if part == "python" and i == 0 else part for i, part in enumerate(launch.program))
@@ -112,7 +135,7 @@ class BubblewrapSandbox:
         for key, value in environment.items():
             arguments += ["--setenv", key, value]
         settings = boot_settings(launch, uid=uid, workdir=launch.workdir)
-        return await self._spawn(arguments, [python, "-I", f"{BOOT_DIR}/boot.py", settings, *program], launch=launch)
+        return arguments, [python, "-I", f"{BOOT_DIR}/boot.py", settings, *program]
 
     async def _spawn(self, arguments: list[str], program: list[str], *, launch: Launch) -> SandboxProcess:
         cgroup = make_cgroup(launch.limits)
