@@ -139,7 +139,7 @@ class _Screen:
         typer.echo(f"the model is in {result.folder}; talk to it with: ossia chat {result.folder}")
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class _JsonScreen:
