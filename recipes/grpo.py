@@ -13,6 +13,7 @@ Shapes: B answers of a step, S tokens of the longest with its prompt, T = B * S,
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import random
 from typing import NamedTuple
 
@@ -55,7 +56,9 @@ class Episode(NamedTuple):
 # ---- 1. sample: a group of answers to each problem, by the engine ----
 
 
-def sample(llm: LLM, problems: list[Problem], task: Task, args: argparse.Namespace) -> list[list[Episode]]:
+def sample(
+    llm: LLM, problems: list[Problem], task: Task, args: argparse.Namespace, rng: random.Random
+) -> list[list[Episode]]:
     """A group of `args.samples` episodes for each problem."""
     if any(problem.developer or problem.builtin_tools or problem.history for problem in problems):
         raise SystemExit(f"{task.name} needs tools or several turns; use: ossia train rl --tasks {task.name}")
@@ -64,7 +67,8 @@ def sample(llm: LLM, problems: list[Problem], task: Task, args: argparse.Namespa
     chats = [Conversation((*opening, Message(Role.USER, content=problem.prompt))) for problem in problems]
     prompts = [render(chat, tokenizer=tokenizer, next_role="assistant") for chat in chats]
     # The model's own distribution: anything else (temperature, top_p) would be another policy than the one trained.
-    params = SamplingParams(temperature=1.0, n=args.samples, max_tokens=args.max_tokens, logprobs=0)
+    own = SamplingParams(temperature=1.0, n=args.samples, max_tokens=args.max_tokens, logprobs=0)
+    params = [dataclasses.replace(own, seed=rng.getrandbits(62)) for _ in problems]
     groups: list[list[Episode]] = []
     for problem, done in zip(problems, llm.generate(prompts, params, progress=False), strict=True):
         group: list[Episode] = []
@@ -203,7 +207,7 @@ def train(loaded: LoadedModel, args: argparse.Namespace) -> list[float]:
         for group in optimizer.param_groups:
             group["lr"] = args.lr * (1 - (step - 1) / args.steps)
         problems = [task.problem(rng, held_out=False) for _ in range(args.problems)]
-        groups = sample(llm, problems, task, args)
+        groups = sample(llm, problems, task, args, rng)
         rewards.append(sum(episode.reward for group in groups for episode in group) / (args.problems * args.samples))
         episodes = advantages(groups)
         difference = learn(llm, episodes, optimizer) if episodes else 0.0

@@ -13,7 +13,7 @@ from ossia.training.rl.config import PolicyConfig
 from ossia.training.rl.loss import TokenValues, policy_loss
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "grpo.py"
-OPTIONS = ["--task", "add", "--steps", "1", "--problems", "4", "--samples", "4"]
+OPTIONS = ["--task", "add", "--steps", "1", "--problems", "8", "--samples", "8"]
 
 
 @pytest.fixture(scope="module")
@@ -59,4 +59,4 @@ def test_it_stops_when_trainer_and_engine_differ(grpo: ModuleType, monkeypatch: 
 
     monkeypatch.setattr(grpo, "score", tampered)
     with pytest.raises(SystemExit, match="trainer and engine differ by"):
-        grpo.main([*OPTIONS[:-1], "8"])
+        grpo.main(OPTIONS)
