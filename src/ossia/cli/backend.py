@@ -35,12 +35,15 @@ def open_backend(name: str, *, device: str, **sizes: Any) -> Backend:
 
     Raises:
         ModelNotFoundError, CheckpointError, InvalidInputError: see `ossia.model.loading.load` and `build_engine`.
+        NotEnoughMemoryError: the model does not fit into this machine's memory.
     """
     from ossia.engine.async_engine import AsyncEngine
     from ossia.engine.build import EngineConfig, build_engine
+    from ossia.engine.memory import check_memory
     from ossia.model.loading import load
 
     config = EngineConfig(**{key: value for key, value in sizes.items() if value is not None})
+    check_memory(name, device=device, engine=config)
     loaded = load(name, device=device)
     return Backend(loaded, AsyncEngine(build_engine(loaded, config=config)))
 

@@ -13,6 +13,7 @@
     ├── DatasetError                       a folder of training data that cannot be read, or not by this tokenizer
     ├── StorageError                       no room or no right to write; what was there is untouched
     ├── TrainingError                      a run that cannot go on
+    ├── NotEnoughMemoryError               a model that this machine has no room for; nothing was loaded
     ├── EngineOverloadedError              the engine's queue is full
     ├── CacheIntegrityError                the KV cache's bookkeeping contradicts itself: a bug in Ossia
     ├── EngineDeadError                    the engine stopped; nothing more comes of its requests
@@ -103,6 +104,20 @@ class StorageError(OssiaError):
 
 class TrainingError(OssiaError):
     """A training run that cannot go on."""
+
+
+class NotEnoughMemoryError(OssiaError):
+    """A model that the machine has no room for; nothing was loaded.
+
+    Attributes:
+        needed: bytes that it takes, as estimated.
+        free: bytes that may still be taken.
+    """
+
+    def __init__(self, message: str, *, needed: int, free: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.free = free
 
 
 class EngineOverloadedError(OssiaError):

@@ -39,3 +39,8 @@ def native_folder() -> Path | None:
     """The folder that the CPU kernels must come from (`OSSIA_NATIVE_FOLDER`); None to look in the usual places."""
     value = os.environ.get("OSSIA_NATIVE_FOLDER")
     return Path(value) if value else None
+
+
+def has_memory_check() -> bool:
+    """Whether a model must fit into the memory that is free before it is loaded (`OSSIA_MEMORY_CHECK`, "0" for no)."""
+    return os.environ.get("OSSIA_MEMORY_CHECK", "").strip() != "0"

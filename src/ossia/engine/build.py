@@ -91,6 +91,7 @@ def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None, has
             dtype=dtype,
             page_size=config.page_size,
             num_bytes=config.kv_cache_bytes,
+            reserved=loaded.mapped_bytes,
             max_num_seqs=config.max_num_seqs,
         )
     cache = PagedKVCache(shape, num_pages=num_pages, page_size=config.page_size, dtype=dtype, device=weight.device)

@@ -13,6 +13,7 @@ from ossia.engine.build import EngineConfig, build_engine
 from ossia.engine.completion import Collector, Completion
 from ossia.engine.constraint import TurnConstraint
 from ossia.engine.declared import constraint_of
+from ossia.engine.memory import check_memory
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.turn import Turn, TurnReader, finish_turn
 from ossia.harmony.message import Conversation, Effort, Message, Role
@@ -53,7 +54,10 @@ class LLM:
 
         Raises:
             ModelNotFoundError, CheckpointError, InvalidInputError: as `ossia.model.loading.load`.
+            NotEnoughMemoryError: the model does not fit into this machine's memory.
         """
+        if isinstance(model, str):
+            check_memory(model, device=device, engine=config)
         self.loaded = load(model, device=device) if isinstance(model, str) else model
         self.engine: Engine = build_engine(self.loaded, config=config)
 

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from ossia.core.memory import free_memory
 from ossia.engine.batch import Batch, BatchBuilder, SampledStep
 from ossia.engine.kv_cache import (
     DEFAULT_PAGE_SIZE,
@@ -191,6 +191,7 @@ def choose_page_count(
     dtype: torch.dtype,
     page_size: int = DEFAULT_PAGE_SIZE,
     num_bytes: int | None = None,
+    reserved: int = 0,
     max_num_seqs: int = 64,
 ) -> int:
     """How many pages a cache should have. Call it when the weights are loaded.
@@ -204,6 +205,7 @@ def choose_page_count(
         dtype: of the cache.
         page_size: S.
         num_bytes: the memory to use.
+        reserved: bytes of a CPU's free memory to leave alone: weights that are mapped and not read yet.
         max_num_seqs: sequences that run at once, at most.
 
     Raises:
@@ -214,29 +216,9 @@ def choose_page_count(
         if place.type == "cuda":
             num_bytes = int(torch.cuda.mem_get_info(place)[0] * CUDA_SHARE)
         else:
-            num_bytes = min(int(_free_memory() * CPU_SHARE), CPU_CAP)
+            free = free_memory()
+            left = CPU_CAP if free is None else max(0, free - reserved)
+            num_bytes = min(int(left * CPU_SHARE), CPU_CAP)
     needed = num_pages_for(config, num_tokens=config.max_position_embeddings, page_size=page_size)
     enough = 1 + max_num_seqs * needed
     return min(enough, pages_in_budget(config, num_bytes=num_bytes, page_size=page_size, dtype=dtype))
-
-
-def _free_memory() -> int:
-    """Bytes that this process may still take: what the system has available, or the container's limit leaves."""
-    limits = []
-    for path, read in (("/proc/meminfo", _available), ("/sys/fs/cgroup/memory.max", _left_in_container)):
-        try:
-            limits.append(read(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            continue  # another system, or no limit
-    return min(limits, default=CPU_CAP)
-
-
-def _available(text: str) -> int:
-    """MemAvailable of /proc/meminfo, in bytes; a file without it has no such line to parse."""
-    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return int(lines.get("MemAvailable", "").split()[0]) << 10 if "MemAvailable" in lines else CPU_CAP
-
-
-def _left_in_container(text: str) -> int:
-    """Of a cgroup's limit; "max", for none, is no number."""
-    return int(text) - int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))

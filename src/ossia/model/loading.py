@@ -50,13 +50,19 @@ class SamplingDefaults:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedModel:
-    """A model that is ready to be talked to."""
+    """A model that is ready to be talked to.
+
+    Attributes:
+        mapped_bytes: of its weights, which are pages of files: they count as free memory until they are read, and can
+            be read again.
+    """
 
     name: str
     model: Transformer
     tokenizer: Tokenizer
     identity: Identity
     sampling: SamplingDefaults
+    mapped_bytes: int = 0
 
     @property
     def context_length(self) -> int:
@@ -100,6 +106,7 @@ def load(name_or_path: str, *, device: str = "auto") -> LoadedModel:
 
     from ossia.kernels import native
     from ossia.model.checkpoint.load import load_model, read_config, resolve_model
+    from ossia.model.checkpoint.mapped import load_mapped
     from ossia.model.checkpoint.source import Checkpoint
 
     folder = resolve_model(name_or_path)
@@ -110,17 +117,21 @@ def load(name_or_path: str, *, device: str = "auto") -> LoadedModel:
     is_small_on_cpu = place.type == "cpu" and is_small(config)
     is_native = place.type == "cpu" and native.is_available()
     dtype = torch.float32 if is_small_on_cpu and not is_native else torch.bfloat16
-    # The C++ kernels read packed experts as they lie; unpacking would only cost memory and speed.
-    packed = True if is_native and Checkpoint.open(folder).layout.is_packed else None
     if is_small_on_cpu and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(SMALL_MODEL_THREADS)
     raw = read_json_if_any(folder / "config.json")
+    if is_native and Checkpoint.open(folder).layout.is_packed:
+        # The C++ kernels read weights as they lie in the file; copying would only cost memory and time.
+        model, mapped_bytes = load_mapped(folder)
+    else:
+        model, mapped_bytes = load_model(folder, device=place, dtype=dtype), 0
     return LoadedModel(
         name=name_or_path,
-        model=load_model(folder, device=place, dtype=dtype, packed_experts=packed),
+        model=model,
         tokenizer=find_tokenizer(folder, vocab_size=config.vocab_size),
         identity=read_identity(raw),
         sampling=read_sampling(read_json_if_any(folder / "generation_config.json")),
+        mapped_bytes=mapped_bytes,
     )
 
 

@@ -344,34 +344,18 @@ def test_page_count_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         return choose_page_count(config, **({"device": "cpu", "dtype": torch.float32} | changes))
 
     assert count(num_bytes=10 * per_page) == 10
-    monkeypatch.setattr(module, "_free_memory", lambda: 1000 * per_page)
+    monkeypatch.setattr(module, "free_memory", lambda: 1000 * per_page)
     assert count() == int(1000 * module.CPU_SHARE)
+    assert count(reserved=400 * per_page) == int(600 * module.CPU_SHARE)
     assert count(dtype=torch.float8_e4m3fn) == int(4000 * module.CPU_SHARE)
-    monkeypatch.setattr(module, "_free_memory", lambda: 1 << 60)
+    monkeypatch.setattr(module, "free_memory", lambda: None)
+    assert count(max_num_seqs=1000) == module.CPU_CAP * module.CPU_SHARE // per_page
+    monkeypatch.setattr(module, "free_memory", lambda: 1 << 60)
     assert count(max_num_seqs=1000) == module.CPU_CAP // per_page
     # No more than all sequences at their longest can hold, and the null page.
     assert count(max_num_seqs=2) == 1 + 2 * (6250 + 2)
     with pytest.raises(InvalidInputError, match="too few for a KV cache"):
         count(num_bytes=per_page)
-
-
-def test_free_memory_is_what_a_container_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 0 < module._free_memory() < 1 << 50
-    files = {"/proc/meminfo": "MemTotal: 900 kB\nMemAvailable: 500 kB\n"}
-
-    def read(path: module.Path, encoding: str) -> str:
-        if str(path) not in files:
-            raise FileNotFoundError
-        return files[str(path)]
-
-    monkeypatch.setattr(module.Path, "read_text", read)
-    assert module._free_memory() == 500 << 10
-    files |= {"/sys/fs/cgroup/memory.max": "max\n", "/sys/fs/cgroup/memory.current": "1000\n"}
-    assert module._free_memory() == 500 << 10
-    files["/sys/fs/cgroup/memory.max"] = "4096\n"
-    assert module._free_memory() == 3096
-    files.clear()
-    assert module._free_memory() == module.CPU_CAP
 
 
 @pytest.mark.gpu
