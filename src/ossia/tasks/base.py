@@ -45,6 +45,13 @@ class Problem:
     history: tuple[Message, ...] = ()
     part: str = ""
 
+    @property
+    def opening(self) -> str:
+        """All that the user, the developer and the history say, as text: what tells one problem from another."""
+        said = "\n".join(message.text for message in self.history if message.text)
+        instructions = self.developer.instructions if self.developer is not None else None
+        return "\n".join(part for part in (instructions, said, self.prompt) if part)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:

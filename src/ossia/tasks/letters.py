@@ -6,10 +6,12 @@ The reasoning numbers every position. Without the numbers, copying breaks on rep
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
+from typing import TypeAlias
 
-from ossia.harmony.message import Effort
+from ossia.harmony.message import Channel, Effort, Message, Role
 from ossia.tasks.base import Answer, Problem, Solution
 from ossia.tasks.words import draw_word, quote, vary_case
 
@@ -69,6 +71,33 @@ REVERSE_PROMPTS = (
 )
 
 
+AGAIN_WORD = ("And {w}?", "Now {w}.", "And for {w}?", "What about {w}?", "The same for {w}, please.", "and {w}")
+AGAIN_LETTER = (
+    "And how many {ls}?",
+    "And the letter {l}?",
+    "What about {l}?",
+    "How many {ls} does it have?",
+    "And {ls}?",
+)
+AGAIN_COUNT = ("How many {ls} are in it?", "And how many {ls} does it have?", "Count the {ls} in that word.")
+AGAIN_SPELL = (
+    "Spell it.",
+    "Now spell it.",
+    "Can you spell it?",
+    "Spell that word letter by letter.",
+    "How is it spelled?",
+)
+AGAIN_REVERSE = (
+    "And backwards?",
+    "Now backwards.",
+    "Reverse it.",
+    "Write it backwards.",
+    "What is that word in reverse?",
+)
+SHARE_AGAIN = 0.12
+"""How many problems are second turns, whose prompt leaves out what the first turn said."""
+
+
 def numbered_letters(word: str, *, counted: str | None = None) -> str:
     """Number the letters of `word`, keeping count of one of them: ``1s 2t 3r=1 4a``."""
     parts: list[str] = []
@@ -88,14 +117,21 @@ class CountLetters:
     name = "count_letters"
 
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
-        word = draw_word(rng, held_out=held_out)
+        return _maybe_again(self, self.pose(draw_word(rng, held_out=held_out), rng), rng, held_out=held_out)
+
+    def pose(self, word: str, rng: random.Random) -> Problem:
+        """Ask about a lower-case word."""
         letter = rng.choice(word) if rng.random() < 0.85 else rng.choice("abcdefghijklmnopqrstuvwxyz")
         shown = letter.upper() if rng.random() < 0.15 else letter
         plural = rng.choice((f"{shown}s", f"{shown}'s", f"{shown}'s", f"letter {shown}'s", f"'{shown}'s"))
         single = rng.choice((shown, shown, f"'{shown}'", f'"{shown}"'))
         prompt = rng.choice(COUNT_PROMPTS).format(ls=plural, l=single, w=quote(vary_case(word, rng), rng))
         return Problem(
-            task=self.name, prompt=prompt, answer=str(word.count(letter)), facts={"word": word, "letter": letter}
+            task=self.name,
+            prompt=prompt,
+            answer=str(word.count(letter)),
+            facts={"word": word, "letter": letter},
+            part=f"{len(word)} letters",
         )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
@@ -125,9 +161,15 @@ class SpellWord:
     name = "spell"
 
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
-        word = vary_case(draw_word(rng, held_out=held_out), rng)
+        return _maybe_again(self, self.pose(draw_word(rng, held_out=held_out), rng), rng, held_out=held_out)
+
+    def pose(self, word: str, rng: random.Random) -> Problem:
+        """Ask about a lower-case word."""
+        word = vary_case(word, rng)
         prompt = rng.choice(SPELL_PROMPTS).format(w=quote(word, rng))
-        return Problem(task=self.name, prompt=prompt, answer="-".join(word), facts={"word": word})
+        return Problem(
+            task=self.name, prompt=prompt, answer="-".join(word), facts={"word": word}, part=f"{len(word)} letters"
+        )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
         numbered = numbered_letters(problem.facts["word"])
@@ -147,9 +189,15 @@ class ReverseWord:
     name = "reverse"
 
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
-        word = vary_case(draw_word(rng, held_out=held_out), rng)
+        return _maybe_again(self, self.pose(draw_word(rng, held_out=held_out), rng), rng, held_out=held_out)
+
+    def pose(self, word: str, rng: random.Random) -> Problem:
+        """Ask about a lower-case word."""
+        word = vary_case(word, rng)
         prompt = rng.choice(REVERSE_PROMPTS).format(w=quote(word, rng))
-        return Problem(task=self.name, prompt=prompt, answer=word[::-1], facts={"word": word})
+        return Problem(
+            task=self.name, prompt=prompt, answer=word[::-1], facts={"word": word}, part=f"{len(word)} letters"
+        )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
         word = problem.facts["word"]
@@ -165,3 +213,46 @@ class ReverseWord:
     def grade(self, problem: Problem, answer: Answer) -> bool:
         final = answer.final or ""
         return final.strip().rstrip(".") == problem.answer
+
+
+LetterTask: TypeAlias = CountLetters | SpellWord | ReverseWord
+
+
+def _maybe_again(task: LetterTask, problem: Problem, rng: random.Random, *, held_out: bool) -> Problem:
+    """Make some problems second turns: the same question of another word, or another question of the same word."""
+    if rng.random() >= SHARE_AGAIN:
+        return problem
+    word = problem.facts["word"]
+    if rng.random() < 0.5:
+        before = task.pose(draw_word(rng, held_out=held_out), rng)
+        if isinstance(task, CountLetters):  # of the same letter, which the prompt does not name again
+            letter = before.facts["letter"]
+            facts = {"word": word, "letter": letter}
+            problem = dataclasses.replace(problem, facts=facts, answer=str(word.count(letter)))
+        prompt = rng.choice(AGAIN_WORD).format(w=quote(word, rng))
+    else:
+        first: LetterTask = rng.choice((CountLetters(), SpellWord(), ReverseWord()))
+        before = first.pose(word.lower(), rng)
+        word = before.facts["word"]
+        if isinstance(task, CountLetters):
+            letter = problem.facts["letter"]
+            asked = AGAIN_LETTER if isinstance(first, CountLetters) else AGAIN_COUNT
+            prompt = rng.choice(asked).format(ls=f"{letter}'s", l=letter)
+            problem = dataclasses.replace(problem, facts={"word": word.lower(), "letter": letter})
+        else:
+            answer = "-".join(word) if isinstance(task, SpellWord) else word[::-1]
+            prompt = rng.choice(AGAIN_SPELL if isinstance(task, SpellWord) else AGAIN_REVERSE)
+            problem = dataclasses.replace(problem, facts={"word": word}, answer=answer)
+    said = problem_history(
+        before, rng, task=next(t for t in (task, CountLetters(), SpellWord(), ReverseWord()) if t.name == before.task)
+    )
+    return dataclasses.replace(problem, prompt=prompt, history=said, part="second turn")
+
+
+def problem_history(problem: Problem, rng: random.Random, *, task: LetterTask) -> tuple[Message, ...]:
+    """An earlier turn: question and answer, without the chain of thought."""
+    final = task.solve(problem, effort=rng.choice(list(Effort)), rng=rng).final
+    return (
+        Message(Role.USER, content=problem.prompt),
+        Message(Role.ASSISTANT, content=final, channel=Channel.FINAL),
+    )

@@ -10,9 +10,11 @@ from ossia.tasks.base import Task
 from ossia.tasks.chat import Decline, SmallTalk
 from ossia.tasks.dates import Dates
 from ossia.tasks.functions import FunctionCalls
+from ossia.tasks.hierarchy import Hierarchy
 from ossia.tasks.letters import CountLetters, ReverseWord, SpellWord
 from ossia.tasks.products import Divide, Multiply
 from ossia.tasks.python_math import PythonMath
+from ossia.tasks.refusal import Refusal
 from ossia.tasks.structured import StructuredOutput
 from ossia.tasks.units import ConvertUnits
 from ossia.tasks.word_problems import WordProblems
@@ -35,6 +37,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             PythonMath(),
             FunctionCalls(),
             StructuredOutput(),
+            Refusal(),
+            Hierarchy(),
             SmallTalk("greet"),
             SmallTalk("identity"),
             Decline(),
