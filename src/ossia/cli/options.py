@@ -64,7 +64,8 @@ NumDrafts = Annotated[
 Tools = Annotated[
     str | None,
     typer.Option(
-        metavar="NAMES", help="Tools, by commas: python, browser, apply_patch, container, repo_browser, plugins."
+        metavar="NAMES",
+        help="Tools, by commas: python, browser, workspace (apply_patch, container, repo_browser), plugins.",
     ),
 ]
 Mcp = Annotated[

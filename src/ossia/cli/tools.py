@@ -14,6 +14,9 @@ from ossia.tools.base import Tool
 from ossia.tools.mcp.config import McpSandbox, McpServer
 from ossia.tools.registry import ToolSet, make_tool
 
+WORKSPACE = {"workspace": ("apply_patch", "container", "repo_browser")}
+"""One name for all that models expect to find where there is code to work on."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolOptions:
@@ -43,7 +46,8 @@ def make_tools(names: str | None, options: ToolOptions) -> ToolSet:
         MissingExtraError: a tool needs a package that is not installed.
         SandboxError: no sandbox works here.
     """
-    return ToolSet(make_one(name, options) for name in split_names(names))
+    wanted = [single for name in split_names(names) for single in WORKSPACE.get(name, (name,))]
+    return ToolSet(make_one(name, options) for name in dict.fromkeys(wanted))
 
 
 def make_one(name: str, options: ToolOptions) -> Tool:

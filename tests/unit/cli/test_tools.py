@@ -19,6 +19,12 @@ def test_names_in_order_each_once(tmp_path: Path) -> None:
     assert [tool.name for tool in tools] == ["repo_browser", "apply_patch"]
 
 
+def test_one_name_for_the_tools_of_a_workspace(tmp_path: Path) -> None:
+    options = ToolOptions(root=tmp_path, unsafe_python=True)
+    tools = make_tools("workspace,apply_patch", options)
+    assert [tool.name for tool in tools] == ["apply_patch", "container", "repo_browser"]
+
+
 def test_python_without_a_sandbox_keeps_its_files_where_it_is_told(tmp_path: Path) -> None:
     options = ToolOptions(unsafe_python=True, files=tmp_path / "new" / "files")
     (tool,) = make_tools("python", options)

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,32 @@ def test_the_disk_is_limited(script: Script) -> None:
     assert "disk:" in count.text
     assert clean.failure is None
     assert after.text == "1"
+
+
+@pytest.mark.slow
+def test_a_zip_bomb_meets_the_limits_of_disk_and_memory(script: Script) -> None:
+    """A megabyte that holds a gigabyte: unpacked as a file, as many, and in memory."""
+
+    def lay(data: Path) -> None:
+        with zipfile.ZipFile(data / "one.zip", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x", "w") as entry:
+            for _ in range(1024):
+                entry.write(bytes(MIB))
+        with zipfile.ZipFile(data / "many.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for i in range(128):
+                archive.writestr(f"d/{i}", bytes(MIB))
+
+    one, many, memory, alive = script(
+        "import zipfile\nzipfile.ZipFile('one.zip').extractall('a')",
+        "import shutil, time, zipfile\nshutil.rmtree('a', ignore_errors=True)\n"
+        "zipfile.ZipFile('many.zip').extractall('b')\ntime.sleep(3)",
+        "import shutil, zipfile\nshutil.rmtree('b')\nlen(zipfile.ZipFile('one.zip').read('x'))",
+        "1 + 1",
+        prepare=lay,
+    )
+    assert "File too large" in one.text or "disk:" in one.text
+    assert "disk:" in many.text
+    assert "emory" in memory.text
+    assert alive.text.startswith("2")
 
 
 def test_a_gigabyte_of_output_is_cut(script: Script) -> None:
