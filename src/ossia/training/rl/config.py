@@ -182,12 +182,14 @@ class RLRunConfig:
         seed: problems, dates and samples of step k follow from it and from k.
         tokens_per_forward: tokens that the trainer takes at once, if no single episode is longer.
         checkpoint_every: in steps.
+        tensorboard: write events for TensorBoard as well, if it is installed.
     """
 
     steps: int = 100
     seed: int = 0
     tokens_per_forward: int = 8192
     checkpoint_every: int = 10
+    tensorboard: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "tokens_per_forward", "checkpoint_every"):

@@ -96,7 +96,8 @@ class RLRun:
         """
         config = self.config
         end = config.run.steps if max_steps is None else min(config.run.steps, self.step + max_steps)
-        with suppress(KeyboardInterrupt), MetricsLog(self.folder, step=self.step) as metrics:
+        log = MetricsLog(self.folder, step=self.step, tensorboard=config.run.tensorboard)
+        with suppress(KeyboardInterrupt), log as metrics:
 
             def tell(report: StepReport | ValidationReport) -> None:
                 metrics.write(report)

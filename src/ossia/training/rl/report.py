@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from ossia.core.errors import StorageError
 from ossia.training.rl.advantage import has_signal
 from ossia.training.rl.learner import LearnReport
 from ossia.training.rl.trajectory import Group, Trajectory
 
-METRICS = "metrics.jsonl"
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,25 +133,31 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class MetricsLog:
-    """metrics.jsonl of a run, a row a report. What a resumed run will do again is taken out of it first.
+    """metrics.jsonl of a run, a row a report, and TensorBoard's events. What a resumed run will do again is taken out.
 
     Args:
         folder: the run's.
         step: steps done; later rows go.
+        tensorboard: write events, if TensorBoard is installed.
 
     Raises:
         StorageError: it cannot be written.
     """
 
-    def __init__(self, folder: Path, *, step: int) -> None:
+    def __init__(self, folder: Path, *, step: int, tensorboard: bool) -> None:
         self._path = folder / METRICS
         self._file: IO[str] | None = None
+        self._events: SummaryWriter | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if self._path.exists():
                 rows = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
                 self._path.write_text("".join(row for row in rows if _step_of(row) <= step), encoding="utf-8")
             self._file = self._path.open("a", encoding="utf-8")
+            if tensorboard and find_spec("tensorboard") is not None:
+                from torch.utils.tensorboard.writer import SummaryWriter
+
+                self._events = SummaryWriter(str(folder / EVENTS), purge_step=step + 1 if step else None)
         except OSError as error:
             raise StorageError(f"cannot write {self._path} ({error}); free some space and resume") from error
 
@@ -156,6 +166,9 @@ class MetricsLog:
         assert self._file is not None
         self._file.write(json.dumps({"step": report.step, **report.scalars()}) + "\n")
         self._file.flush()
+        if self._events is not None:
+            for name, value in report.scalars().items():
+                self._events.add_scalar(name, value, report.step)
 
     def __enter__(self) -> Self:
         return self
@@ -165,6 +178,8 @@ class MetricsLog:
     ) -> None:
         if self._file is not None:
             self._file.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def _step_of(row: str) -> float:

@@ -35,7 +35,7 @@ def small(**fields: Any) -> RLConfig:
     changes: dict[str, Any] = {
         "rollout": RolloutConfig(problems=4, samples=8, efforts=("low",), max_tokens=8, kv_cache_bytes=1 << 22),
         "validation": ValidationConfig(problems=4, every=100),
-        "run": RLRunConfig(steps=4, checkpoint_every=1),
+        "run": RLRunConfig(steps=4, checkpoint_every=1, tensorboard=False),
     }
     return make_config(**(changes | fields))
 
@@ -179,7 +179,7 @@ def test_a_small_model_learns_an_easy_task_from_reward_alone(
         policy=PolicyConfig(updates=2, experts="dense"),
         optimizer=dataclasses.replace(RATES, muon_lr=1e-3, adamw_lr=2e-3),
         validation=ValidationConfig(problems=4, every=10),
-        run=RLRunConfig(steps=32, checkpoint_every=20),
+        run=RLRunConfig(steps=32, checkpoint_every=20, tensorboard=False),
     )
     reports: list[StepReport] = []
 
@@ -197,3 +197,21 @@ def test_a_small_model_learns_an_easy_task_from_reward_alone(
     assert best is not None
     assert best.score == run.best[0] if run.best else False
     assert (tmp_path / BEST).exists()
+
+
+def test_tensorboard_gets_what_the_file_gets(
+    tmp_path: Path, tokenizer: Tokenizer, warmed: dict[str, torch.Tensor]
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = small(run=RLRunConfig(steps=2, checkpoint_every=1))
+    RLRun(config, tmp_path, loaded=fresh(tokenizer, warmed)).run(max_steps=1)
+    RLRun(config, tmp_path, loaded=fresh(tokenizer, warmed)).run()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    got = [(event.step, event.value) for event in events.Scalars("reward")]
+    assert got == [(row["step"], pytest.approx(row["reward"])) for row in rows if "reward" in row]
+    wanted = {"reward", "pass_rate", "tokens/low", "entropy", "importance", "gate/mean", "gate/largest"}
+    assert wanted <= set(events.Tags()["scalars"])
