@@ -35,6 +35,10 @@ _LITERAL_NEXT = re.compile(r"::\s*$")
 _INLINE_TAGS = " or ".join(
     f"self::{tag}" for tag in ("code", "tt", "kbd", "samp", "var", "span", "em", "strong", "cite")
 )
+_PRUNED = [
+    *("//pre", "//nav", "//footer", "//script", "//style", "//table"),
+    *(f"//*[contains(@class, '{name}')]" for name in ("highlight-", "footer", "-license")),
+]
 _CODE_CHARACTERS = frozenset("{}<>;=\\|_`$@^~")
 
 
@@ -85,7 +89,7 @@ def extract_html(page: str) -> str:
         include_tables=False,
         include_images=False,
         include_links=False,
-        prune_xpath=["//pre", "//nav", "//script", "//style", "//table", "//*[contains(@class, 'highlight-')]"],
+        prune_xpath=_PRUNED,
     )
     lines = [" ".join(line.split()) for line in (found or "").split("\n")]
     return "\n\n".join(line for line in (_BULLET.sub("", line) for line in lines) if line and is_prose(line))

@@ -108,3 +108,11 @@ def test_marks_within_a_sentence_leave_it_whole() -> None:
     sentence = "The class <code class='a'><span>Runner</span></code> keeps <em>all</em> of its <tt>workers</tt> alive."
     page = f"<html><body><article><p>{sentence}</p><p>{sentence.replace('class', 'other')}</p></article></body></html>"
     assert extract_html(page).split("\n\n")[0] == "The class Runner keeps all of its workers alive."
+
+
+def test_the_foot_of_a_page_is_no_text() -> None:
+    foot = "Except where it says otherwise, this page is under some licence or other, and we say so on each page."
+    page = PAGE.replace(
+        "</article>", f"<div class='row docs-license'><p>{foot}</p></div></article><footer>{foot}</footer>"
+    )
+    assert extract_html(page) == extract_html(PAGE)
