@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ossia import __version__
-from ossia.cli import options
 from ossia.cli.extras import extra
+from ossia.cli.groups import grouped
 from ossia.cli.options import examples
+from ossia.cli.tool_options import ToolOptions
 from ossia.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ EXAMPLES = examples(
 )
 
 
+@grouped
 def command(
     tools: Annotated[
         str, typer.Option(metavar="NAMES", help="Tools, by commas: python, browser, apply_patch, container, ...")
@@ -34,12 +35,8 @@ def command(
     allow_open: Annotated[
         bool, typer.Option("--allow-open", help="Listen for others, who need no key: whoever gets there has the tools.")
     ] = False,
-    unsafe_python: options.UnsafePython = False,
-    files: options.Files = None,
-    root: options.Root = None,
-    search: options.Search = "docs",
-    search_url: options.SearchUrl = None,
-    search_key: options.SearchKey = None,
+    *,
+    tool_options: ToolOptions,
 ) -> None:
     """Serve tools over the Model Context Protocol. All clients of a process share its kernel and its open pages."""
     import asyncio
@@ -47,19 +44,11 @@ def command(
     with extra("tools"):
         import mcp.server.lowlevel  # noqa: F401 - told of before anything is started
 
-    from ossia.cli.tools import ToolOptions, make_tools
+    from ossia.cli.tools import make_tools
 
     if http and not allow_open:
         check_host(host)
-    choice = ToolOptions(
-        unsafe_python=unsafe_python,
-        files=files,
-        root=root or Path(),
-        search=search,
-        search_url=search_url,
-        search_key=search_key,
-    )
-    made = make_tools(tools, choice)
+    made = make_tools(tools, tool_options)
     if not len(made):
         raise InvalidInputError("no tools are named; give --tools python,browser", param="tools")
     if http:

@@ -147,7 +147,8 @@ def serve_model(
 
 def tool_makers(answers: Answers) -> dict[str, ToolMaker]:
     """How the server makes the tools that clients ask for, a fresh one for each response."""
-    from ossia.cli.tools import ToolOptions, make_one
+    from ossia.cli.tool_options import ToolOptions
+    from ossia.cli.tools import make_one
     from ossia.server.makers import CODE_INTERPRETER, WEB_SEARCH
 
     choice = ToolOptions(

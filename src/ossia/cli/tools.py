@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ossia.cli.options import split_names
+from ossia.cli.tool_options import ToolOptions
 from ossia.core.errors import InvalidInputError
 from ossia.tools.base import Tool
 from ossia.tools.mcp.config import McpSandbox, McpServer
@@ -16,26 +16,6 @@ from ossia.tools.registry import ToolSet, make_tool
 
 WORKSPACE = {"workspace": ("apply_patch", "container", "repo_browser")}
 """One name for all that models expect to find where there is code to work on."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToolOptions:
-    """What the command line says of tools.
-
-    Attributes:
-        unsafe_python: run Python and shell commands without a sandbox.
-        files: the folder behind python's /mnt/data; None for a temporary one.
-        root: the folder that apply_patch, container and repo_browser may change.
-        search: what the browser searches: `docs`, `folder:PATH`, `searxng`, `brave`, `exa`, `you`.
-        search_url, search_key: of a search service.
-    """
-
-    unsafe_python: bool = False
-    files: Path | None = None
-    root: Path = Path()
-    search: str = "docs"
-    search_url: str | None = None
-    search_key: str | None = None
 
 
 def make_tools(names: str | None, options: ToolOptions) -> ToolSet:
@@ -113,7 +93,8 @@ def _search_of(options: ToolOptions) -> dict[str, Any]:
     return found
 
 
-def _folder(path: Path) -> Path:
+def _folder(path: Path | None) -> Path:
+    path = path or Path()
     if not path.is_dir():
         raise InvalidInputError(f"{path} is no folder; make it, or name another", param="root")
     return path

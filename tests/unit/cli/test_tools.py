@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ossia.cli.tools import ToolOptions, make_tools, read_servers
+from ossia.cli.tool_options import ToolOptions
+from ossia.cli.tools import make_tools, read_servers
 from ossia.core.errors import InvalidInputError
 from ossia.tools.python.tool import PythonTool
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ossia.cli import options
+from ossia.cli.groups import grouped
 from ossia.cli.options import examples
+from ossia.cli.tool_options import ToolOptions
 from ossia.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ EXAMPLES = examples(
 )
 
 
+@grouped
 def command(
     model: options.Model = "nano",
     effort: options.EffortName = "medium",
@@ -46,12 +48,8 @@ def command(
         bool,
         typer.Option("--allow-all/--approve", help="Run tools without asking, or ask before each call at a terminal."),
     ] = False,
-    unsafe_python: options.UnsafePython = False,
-    files: options.Files = None,
-    root: options.Root = None,
-    search: options.Search = "docs",
-    search_url: options.SearchUrl = None,
-    search_key: options.SearchKey = None,
+    *,
+    tool_options: ToolOptions,
     device: options.Device = "auto",
     kv_dtype: options.KvDtype = None,
     num_drafts: options.NumDrafts = None,
@@ -63,7 +61,7 @@ def command(
     """
     from ossia.agent.turns import Sampling
     from ossia.cli.backend import open_backend
-    from ossia.cli.tools import ToolOptions, make_tools, read_servers
+    from ossia.cli.tools import make_tools, read_servers
     from ossia.harmony.message import Effort
 
     level = Effort.parse(effort)
@@ -71,14 +69,6 @@ def command(
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if (tools or mcp) and not is_interactive and not allow_all:
         raise InvalidInputError("nobody can be asked about calls here; give --allow-all, or no --tools and --mcp")
-    choice = ToolOptions(
-        unsafe_python=unsafe_python,
-        files=files,
-        root=root or Path(),
-        search=search,
-        search_url=search_url,
-        search_key=search_key,
-    )
     # Importing torch takes most of the time to the first answer, so it happens while the question is being written.
     with ThreadPoolExecutor(max_workers=1) as background:
         loading = background.submit(
@@ -95,7 +85,7 @@ def command(
             date=date.today().isoformat(),
             instructions=instructions,
             sampling=sampling,
-            tools=make_tools(tools, choice),
+            tools=make_tools(tools, tool_options),
             approve=None if allow_all else Approver(),
         )
         with session:
