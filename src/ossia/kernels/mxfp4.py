@@ -99,6 +99,33 @@ def _pack_blocks(w: Tensor) -> Mxfp4:
     return Mxfp4(blocks, scales.to(torch.uint8))
 
 
+def round_mxfp4(w: Tensor) -> Tensor:
+    """w float32 [..., 32 N] with each value as MXFP4 keeps it: `unpack_mxfp4(*pack_mxfp4(w))`, without packing.
+
+    What training with quantization does at every step, so it is plain float32 arithmetic: a magnitude below 8 is
+    rounded to a multiple of the step between codes (a half below 2, 1 below 4, then 2), halves to the even multiple,
+    which is the even code. Rounding twice is rounding once.
+
+    Raises:
+        InvalidInputError: the last dimension is not a multiple of 32.
+    """
+    if w.dim() == 0 or w.shape[-1] % BLOCK:
+        raise InvalidInputError(
+            f"MXFP4 rounds blocks of {BLOCK} along the last dimension, but got shape {list(w.shape)}; "
+            f"choose sizes that are multiples of {BLOCK}"
+        )
+    blocks = w.detach().float().unflatten(-1, (-1, BLOCK))
+    largest = blocks.abs().amax(dim=-1, keepdim=True)
+    exponent = (torch.frexp(largest).exponent - 1 - _LARGEST_EXPONENT).clamp(min=-SCALE_BIAS)
+    exponent = exponent.masked_fill(largest == 0, -SCALE_BIAS)
+    scaled = torch.ldexp(blocks, -exponent)
+    magnitude = scaled.abs()
+    step = torch.where(magnitude < 2, 0.5, torch.where(magnitude < 4, 1.0, 2.0))
+    rounded = (torch.round(magnitude / step) * step).clamp(max=MAGNITUDES[-1])
+    values = torch.ldexp(torch.copysign(rounded, scaled), exponent)
+    return torch.where(largest.isfinite(), values, float("nan")).flatten(-2)
+
+
 def _midpoints(device: torch.device) -> Tensor:
     """The boundaries between neighbouring magnitudes, float64 [7]; bucketize counts those that lie below a value.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
 
 from ossia.core.errors import TensorMismatchError
-from ossia.training.config import OptimizerConfig
+from ossia.training.parallel import mesh_of, own_part, sum_over_processes
+from ossia.training.trainer_config import OptimizerConfig
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration, from Muon's write-up (Jordan et al., 2024)."""
@@ -55,19 +57,29 @@ class MuonAdamW:
     """Updates a model's parameters in place from their gradients.
 
     The parameters may be bfloat16: float32 masters and the moments live here (`state`, by "kind.parameter name"), which
-    is also what a checkpoint of a run holds.
+    is also what a checkpoint of a run holds. Parameters dealt over processes (DTensors) have masters and moments dealt
+    alike.
+
+    Cost of several processes: AdamW and Muon on experts need no exchange, since a process holds whole matrices of
+    experts. The other matrices of Muon, those of attention, are dealt by rows: they are exchanged so that each process
+    has some of the layers' matrices whole, and their updates go back, two all-to-all of that many numbers a step.
+
+    Attributes:
+        publish: what a parameter becomes of its master, by name; None for the master rounded to the parameter's dtype.
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], *, config: OptimizerConfig) -> None:
         self.config = config
         self.split = split_parameters(named_parameters)
+        self.publish: Callable[[str, Tensor], Tensor] | None = None
         self.state: dict[str, Tensor] = {}
         for name, parameter in (*self.split.muon, *self.split.adamw):
             self.state[f"master.{name}"] = parameter.detach().float().clone()
-            self.state[f"first.{name}"] = torch.zeros_like(parameter, dtype=torch.float32)
+            self.state[f"first.{name}"] = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
         for name, parameter in self.split.adamw:
-            self.state[f"second.{name}"] = torch.zeros_like(parameter, dtype=torch.float32)
+            self.state[f"second.{name}"] = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
         self.num_updates = 0
+        self._mesh = next((mesh_of(p) for _, p in (*self.split.muon, *self.split.adamw)), None)
 
     def load_state(self, state: dict[str, Tensor], *, num_updates: int) -> None:
         """Take over the state of a checkpoint, and put its masters into the parameters.
@@ -83,21 +95,49 @@ class MuonAdamW:
                     "use the recipe that the run was begun with, or another folder"
                 )
         for name, tensor in self.state.items():
-            tensor.copy_(state[name])
+            if tensor is not state[name]:
+                tensor.copy_(state[name])
         self.num_updates = num_updates
-        self._publish()
+        self.put_masters()
+
+    def masters(self) -> dict[str, Tensor]:
+        """The float32 weights by parameter name, not copied."""
+        prefix = "master."
+        return {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
 
     @torch.no_grad()
-    def step(self, *, scale: float) -> Tensor:
-        """Update every parameter at `scale` times the peak rates; returns the gradient norm before clipping."""
-        everything = [parameter for _, parameter in (*self.split.muon, *self.split.adamw)]
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in everything]
-        norm = torch.nn.utils.get_total_norm(gradients).float()
+    def grad_norm(self) -> Tensor:
+        """Norm of all gradients together, over all processes, float32 scalar."""
+        parameters = (*self.split.muon, *self.split.adamw)
+        norm = torch.nn.utils.get_total_norm([own_part(p.grad) for _, p in parameters if p.grad is not None]).float()
+        return norm if self._mesh is None else sum_over_processes(norm.square(), mesh=self._mesh).sqrt()
+
+    @torch.no_grad()
+    def step(self, *, scale: float, norm: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """Update every parameter at `scale` times the peak rates.
+
+        Args:
+            scale: of the learning rates.
+            norm: that of the gradients, if it was computed already.
+            keep: bool scalar on the device; where it is false, all gradients count as zero: the moments decay, and the
+                weights move on by what the moments hold. The host does not wait for it.
+
+        Returns:
+            The gradient norm before clipping.
+        """
+        if norm is None:
+            norm = self.grad_norm()
+        if keep is not None:
+            for _, p in (*self.split.muon, *self.split.adamw):
+                if p.grad is not None:
+                    own_part(p.grad).masked_fill_(~keep, 0.0)
         clip = (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        if keep is not None:
+            clip = clip.masked_fill(~keep, 0.0)
         self.num_updates += 1
         self._step_muon(scale * self.config.muon_lr)
         self._step_adamw(scale * self.config.adamw_lr, clip)
-        self._publish()
+        self.put_masters()
         return norm
 
     def _step_muon(self, lr: float) -> None:
@@ -105,25 +145,42 @@ class MuonAdamW:
         by_shape: dict[tuple[int, ...], list[str]] = {}
         gradients = {name: p.grad for name, p in self.split.muon if p.grad is not None}
         for name, gradient in gradients.items():
-            self.state[f"first.{name}"].mul_(self.config.momentum).add_(gradient.float())
+            own_part(self.state[f"first.{name}"]).mul_(self.config.momentum).add_(own_part(gradient).float())
             by_shape.setdefault(tuple(gradient.shape), []).append(name)
         for shape, names in by_shape.items():
             lookahead = [
-                gradients[name].float().add(self.state[f"first.{name}"], alpha=self.config.momentum) for name in names
+                own_part(gradients[name]).float().add(own_part(self.state[f"first.{name}"]), alpha=self.config.momentum)
+                for name in names
             ]
-            updates = orthogonalize(torch.stack(lookahead))
+            stacked = torch.stack(lookahead)
+            is_cut = self._mesh is not None and len(shape) == 2
+            updates = self._orthogonalize_cut(stacked, shape) if is_cut else orthogonalize(stacked)
             factor = max(1.0, shape[-2] / shape[-1]) ** 0.5
             for name, update in zip(names, updates, strict=True):
-                master = self.state[f"master.{name}"]
+                master = own_part(self.state[f"master.{name}"])
                 master.mul_(1 - lr * self.config.weight_decay).add_(update.float(), alpha=-lr * factor)
+
+    def _orthogonalize_cut(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Orthogonalize matrices of which each process holds some rows: rows [N, own M, K] -> the same rows."""
+        mesh = self._mesh
+        assert mesh is not None
+        if rows.is_cuda:
+            rows = rows.bfloat16()
+        size = torch.Size((rows.shape[0], *shape))
+        stride = (shape[0] * shape[1], shape[1], 1)
+        dealt = DTensor.from_local(rows, mesh, [Shard(1)], run_check=False, shape=size, stride=stride)
+        mine = dealt.redistribute(placements=[Shard(0)]).to_local()
+        done = orthogonalize(mine)
+        again = DTensor.from_local(done, mesh, [Shard(0)], run_check=False, shape=size, stride=stride)
+        return again.redistribute(placements=[Shard(1)]).to_local()
 
     def _step_adamw(self, lr: float, clip: Tensor) -> None:
         beta1, beta2 = self.config.betas
         names = [name for name, p in self.split.adamw if p.grad is not None]
-        gradients = [p.grad.float() * clip for _, p in self.split.adamw if p.grad is not None]
-        masters = [self.state[f"master.{name}"] for name in names]
-        first = [self.state[f"first.{name}"] for name in names]
-        second = [self.state[f"second.{name}"] for name in names]
+        gradients = [own_part(p.grad).float() * clip for _, p in self.split.adamw if p.grad is not None]
+        masters, first, second = (
+            [own_part(self.state[f"{kind}.{name}"]) for name in names] for kind in ("master", "first", "second")
+        )
         corrected1 = 1 - beta1**self.num_updates
         corrected2 = 1 - beta2**self.num_updates
         for master, m, v, gradient in zip(masters, first, second, gradients, strict=True):
@@ -132,10 +189,11 @@ class MuonAdamW:
             master.addcdiv_(m / corrected1, (v / corrected2).sqrt_().add_(1e-8), value=-lr)
 
     @torch.no_grad()
-    def _publish(self) -> None:
-        """Copy the masters into the parameters, rounding to their dtype."""
+    def put_masters(self) -> None:
+        """Make the parameters of the masters."""
         for name, parameter in (*self.split.muon, *self.split.adamw):
-            parameter.copy_(self.state[f"master.{name}"])
+            master = own_part(self.state[f"master.{name}"])
+            own_part(parameter.detach()).copy_(master if self.publish is None else self.publish(name, master))
 
 
 def schedule(progress: float, *, config: OptimizerConfig) -> float:

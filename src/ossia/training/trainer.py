@@ -1,57 +1,49 @@
 """The training loop: batches in, updated weights out, with logs, checkpoints and guards."""
 
-# Shapes: B rows, S tokens a row, T = B * S.
+# Shapes: B rows, S tokens a row, L layers, E experts.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.attention.flex_attention import flex_attention
 
 from ossia.core.errors import TrainingError
-from ossia.core.files import write_text
 from ossia.model.transformer import AttentionBackend, Transformer
 from ossia.training.attention import DenseRowAttention, FlexRowAttention
+from ossia.training.average import WeightAverage
+from ossia.training.checkpoints import Checkpoints
 from ossia.training.data.packing import Batch
 from ossia.training.data.stream import BatchSource, stream
-from ossia.training.loss import RecordingRouter, count_learned, next_token_loss
+from ossia.training.flops import mfu, peak_flops
+from ossia.training.guard import SpikeGuard
+from ossia.training.loss import count_learned
+from ossia.training.metrics import MetricsLog, Progress, StepReport, open_metrics
+from ossia.training.objective import Objective, StepLosses, compile_layers, recompute_layers
 from ossia.training.optimizer import MuonAdamW, max_load_ratio, schedule
-from ossia.training.run_state import load_run, save_run
+from ossia.training.parallel import shard, whole
+from ossia.training.quantize import check_quantizable, is_active, round_experts
+from ossia.training.random_state import random_state, set_random_state
 from ossia.training.trainer_config import TrainerConfig
 
-
-class StepLosses(NamedTuple):
-    """What one forward pass gives: scalars, and the experts' loads [L, E]."""
-
-    total: Tensor
-    cross_entropy: Tensor
-    balance: Tensor
-    loads: Tensor
+__all__ = ["Progress", "StepReport", "Trainer"]
 
 
-class StepReport(NamedTuple):
-    """What is logged every so many steps."""
+class _Step(NamedTuple):
+    """What is known of the step just taken, still on the device."""
 
-    step: int
-    loss: float
-    balance: float
-    max_load: float
-    grad_norm: float
+    losses: StepLosses
+    grad_norm: Tensor
     lr_scale: float
-    tokens_per_second: float
-    seconds: float
-
-
-Progress = Callable[[StepReport, float], None]
-"""Called at each log with the report and the share of the run that is done."""
 
 
 class Trainer:
@@ -63,46 +55,51 @@ class Trainer:
     Args:
         model: dense, on the device to train on; its parameters are updated in place.
         source: the batches. Targets that are IGNORED carry no loss.
-        config: optimizer, losses and the length of the run.
+        config: optimizer, losses, guards and the length of the run.
         folder: checkpoints and metrics.
         num_workers: processes that make batches ahead.
+        mesh: the processes that train together, each on its rows of a batch: the model is dealt over them, in place.
 
     Raises:
+        InvalidInputError: the model cannot be trained as the config says.
         TensorMismatchError: the checkpoint in `folder` is of a model of another shape.
         CorruptFileError: it cannot be read.
     """
 
     def __init__(
-        self, model: Transformer, *, source: BatchSource, config: TrainerConfig, folder: Path, num_workers: int = 0
+        self,
+        model: Transformer,
+        *,
+        source: BatchSource,
+        config: TrainerConfig,
+        folder: Path,
+        num_workers: int = 0,
+        mesh: DeviceMesh | None = None,
     ) -> None:
+        check_quantizable(config.quantize, model.config)
         self.model = model
         self.source = source
         self.config = config
         self.folder = folder
         self.device = model.norm.weight.device
+        self.mesh = mesh
         self._num_workers = num_workers
-        self.optimizer = MuonAdamW(self.model.named_parameters(), config=config.optimizer)
+        self._attend: Callable[..., Any] = flex_attention
+        self._objective = self._make_objective()
+        self._losses: Callable[[Batch, AttentionBackend], StepLosses] = self._objective
+        if self._is_compiled:
+            self._attend = torch.compile(flex_attention)
+            if not self._is_by_layer:
+                self._losses = torch.compile(self._objective)
+        self.optimizer = MuonAdamW(model.named_parameters(), config=config.optimizer)
+        self.guard = SpikeGuard(config.guard, device=self.device)
+        self.average = WeightAverage(self.optimizer.masters(), config=config.average) if config.average.decay else None
+        self.checkpoints = Checkpoints(folder)
         self.step = 0
         self.seconds = 0.0
-        state = load_run(folder)
-        if state is not None:
-            self.optimizer.load_state(state.tensors, num_updates=state.step)
-            self.step, self.seconds = state.step, state.seconds
-        is_compiled = config.run.compile if config.run.compile is not None else self.device.type == "cuda"
-        self._attend: Callable[..., Any] = torch.compile(flex_attention) if is_compiled else flex_attention
-        self._losses = torch.compile(self._compute_losses) if is_compiled else self._compute_losses
+        self._resume()
 
-    def _compute_losses(self, batch: Batch, attention: AttentionBackend) -> StepLosses:
-        router = RecordingRouter()
-        hidden = self.model(
-            batch.ids.flatten(), positions=batch.positions.flatten(), attention=attention, router=router
-        )
-        loss_weights = None if batch.weights is None else batch.weights.flatten()
-        cross_entropy = next_token_loss(self.model.logits(hidden), batch.targets.flatten(), weights=loss_weights)
-        side = router.losses()
-        weights = self.config.loss
-        total = cross_entropy + weights.balance * side.balance + weights.router_z * side.z
-        return StepLosses(total, cross_entropy.detach(), side.balance.detach(), side.loads)
+    # ---- the run ----
 
     def progress(self) -> float:
         """Share of the run that is done, by steps or by time, whichever is further."""
@@ -114,38 +111,67 @@ class Trainer:
         """Train to the end of the schedule, or until `stop_after_seconds` of this call, and save a checkpoint.
 
         Raises:
-            TrainingError: the loss is not a number; the last checkpoint is from before.
+            TrainingError: the run learns no more, or the GPU has too little memory; the last checkpoint is from before.
+            StorageError: a checkpoint could not be written; the one before is kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        batches = stream(self.source, first=self.step, num_workers=self._num_workers, pin=self.device.type == "cuda")
+        tensorboard = self.config.run.tensorboard
+        try:
+            with (
+                suppress(KeyboardInterrupt),
+                open_metrics(
+                    self.folder, first=self.step, tensorboard=tensorboard, is_writing=self._is_first
+                ) as metrics,
+            ):
+                self._run(metrics, on_log, stop_after_seconds)
+            if self.checkpoints.latest_step() != self.step:
+                self._require_learning()
+                self._save()
+        finally:
+            self.checkpoints.finish()
+
+    def _run(self, metrics: MetricsLog, on_log: Progress | None, stop_after_seconds: float | None) -> None:
+        run = self.config.run
+        batches = self._batches()
         started = last_log = time.perf_counter()
-        seconds_before, num_tokens = self.seconds, 0
-        losses: StepLosses | None = None
-        with suppress(KeyboardInterrupt), open_metrics(self.folder, first=self.step) as metrics:
-            while self.progress() < 1:
-                lr_scale = schedule(self.progress(), config=self.config.optimizer)
+        seconds_before, num_tokens, is_owed = self.seconds, 0, False
+        while self.progress() < 1:
+            with self._memory_explained():
                 batch = next(batches)
-                losses, grad_norm = self._train_step(batch.to(self.device), lr_scale)
-                self.step += 1
-                num_tokens += batch.ids.numel()
-                now = time.perf_counter()
-                self.seconds = seconds_before + now - started
-                if self.step % self.config.run.log_every == 0:
-                    speed = num_tokens / (now - last_log)
-                    last_log, num_tokens = now, 0
-                    report = self._report(losses, grad_norm, lr_scale, speed)
-                    metrics.write(json.dumps(report._asdict()) + "\n")
-                    metrics.flush()
-                    if on_log is not None:
-                        on_log(report, self.progress())
-                if self.step % self.config.run.checkpoint_every == 0:
-                    self._require_finite(losses)
-                    self.save()
-                if stop_after_seconds is not None and now - started > stop_after_seconds:
-                    break
-        if losses is not None:
-            self._require_finite(losses)
-        self.save()
+                last = self._take_step(batch.to(self.device))
+            num_tokens += batch.ids.numel() * self._num_processes
+            now = self._clock()
+            self.seconds = seconds_before + now - started
+            if self.step % run.log_every == 0 or self.progress() >= 1:
+                report = self._report(last, num_tokens / (now - last_log), length=batch.ids.shape[1])
+                last_log, num_tokens = now, 0
+                metrics.add(report)
+                if on_log is not None:
+                    on_log(report, self.progress())
+            self.checkpoints.poll()
+            if self.step % run.checkpoint_every == 0 or is_owed:
+                is_owed = self.guard.num_skipped_in_a_row > 0
+                self._require_learning()
+                if not is_owed:  # a step that was left out may be the first of a run that is broken
+                    self._save()
+            if stop_after_seconds is not None and now - started > stop_after_seconds:
+                break
+
+    def _take_step(self, batch: Batch) -> _Step:
+        lr_scale = schedule(self.progress(), config=self.config.optimizer)
+        losses = self._losses(batch, self._attention(batch))
+        losses.total.backward()
+        losses = self._objective.mean_over_processes(losses)
+        norm = self.optimizer.grad_norm()
+        keep = self.guard.judge(losses.cross_entropy, norm)
+        self.step += 1
+        self._choose_precision()
+        self.optimizer.step(scale=lr_scale, norm=norm, keep=keep)
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        if self.average is not None:
+            self.average.update(self.progress())
+        return _Step(losses, norm, lr_scale)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> float:
@@ -158,13 +184,55 @@ class Trainer:
             count += size
         return total / count if count else math.nan
 
-    def _train_step(self, batch: Batch, lr_scale: float) -> tuple[StepLosses, Tensor]:
-        losses = self._losses(batch, self._attention(batch))
-        losses.total.backward()
-        grad_norm = self.optimizer.step(scale=lr_scale)
-        for parameter in self.model.parameters():
-            parameter.grad = None
-        return losses, grad_norm
+    def master_weights(self) -> dict[str, Tensor]:
+        """The float32 weights to export, by parameter name: their average, if the config asks for one.
+
+        With several processes they are gathered, so each of them must call this.
+        """
+        chosen = self.optimizer.masters() if self.average is None else self.average.weights()
+        return {name: whole(tensor) for name, tensor in chosen.items()}
+
+    # ---- parts ----
+
+    @property
+    def _num_processes(self) -> int:
+        return 1 if self.mesh is None else self.mesh.size()
+
+    @property
+    def _is_first(self) -> bool:
+        return self.mesh is None or self.mesh.get_rank() == 0
+
+    @property
+    def _is_compiled(self) -> bool:
+        wanted = self.config.run.compile
+        return self.device.type == "cuda" if wanted is None else wanted
+
+    @property
+    def _is_by_layer(self) -> bool:
+        """Whether layers are compiled one by one: between them something happens that no graph can hold."""
+        return self.mesh is not None or self.config.run.activation_checkpointing
+
+    def _make_objective(self) -> Objective:
+        only_learned = self.device.type == "cpu" and not self._is_compiled
+        objective = Objective(self.model, config=self.config.loss, mesh=self.mesh, only_learned=only_learned)
+        if self._is_compiled and self._is_by_layer:
+            compile_layers(self.model)
+        if self.config.run.activation_checkpointing:
+            recompute_layers(self.model)
+        if self.mesh is not None:
+            shard(objective, self.model.layers, mesh=self.mesh)
+        return objective
+
+    def _batches(self) -> Iterator[Batch]:
+        place = 0 if self.mesh is None else self.mesh.get_rank()
+        return stream(
+            self.source,
+            first=self.step,
+            num_workers=self._num_workers,
+            pin=self.device.type == "cuda",
+            place=place,
+            parts=self._num_processes,
+        )
 
     def _attention(self, batch: Batch) -> AttentionBackend:
         window = self.model.config.sliding_window
@@ -172,47 +240,71 @@ class Trainer:
             return FlexRowAttention(batch.documents, window=window, attend=self._attend)
         return DenseRowAttention(batch.documents, window=window)
 
-    def _report(self, losses: StepLosses, grad_norm: Tensor, lr_scale: float, speed: float) -> StepReport:
-        loss = self._require_finite(losses)
+    def _choose_precision(self) -> None:
+        """Have the optimizer round the experts from here on, if it is time to."""
+        self.optimizer.publish = round_experts if is_active(self.config.quantize, self.progress()) else None
+
+    def _clock(self) -> float:
+        """Seconds; the first process's, so that all agree when the time is up."""
+        now = time.perf_counter()
+        if self.mesh is None:
+            return now
+        told = torch.tensor([now], dtype=torch.float64)
+        dist.broadcast(told, src=0)
+        return float(told)
+
+    @contextmanager
+    def _memory_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            first = str(error).split(". ")[0]
+            raise TrainingError(
+                f"step {self.step + 1}: the GPU has too little memory ({first}); halve data.rows, set "
+                "run.activation_checkpointing = true, shorten data.sequence_length, or use more GPUs (torchrun); "
+                f"the run resumes from the last checkpoint in {self.folder}"
+            ) from error
+
+    # ---- reports and checkpoints ----
+
+    def _report(self, last: _Step, speed: float, *, length: int) -> StepReport:
+        losses = last.losses
+        self.guard.check(step=self.step, loss=float(losses.cross_entropy), folder=self.folder)
+        peak = peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
         return StepReport(
             step=self.step,
-            loss=loss,
+            loss=float(losses.cross_entropy),
             balance=float(losses.balance),
+            router_z=float(losses.router_z),
             max_load=max_load_ratio(list(losses.loads)),
-            grad_norm=float(grad_norm),
-            lr_scale=lr_scale,
+            grad_norm=float(last.grad_norm),
+            lr_scale=last.lr_scale,
+            skipped=self.guard.num_skipped,
             tokens_per_second=speed,
+            mfu=None
+            if peak is None
+            else mfu(speed, self.model.config, sequence_length=length, peak=peak * self._num_processes),
             seconds=self.seconds,
+            loads=(losses.loads / losses.loads.mean(dim=-1, keepdim=True)).tolist(),
         )
 
-    def _require_finite(self, losses: StepLosses) -> float:
-        """The loss as a number; without this check before each checkpoint, ruined weights would replace good ones."""
-        loss = float(losses.cross_entropy)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss} at step {self.step}; lower optimizer.muon_lr or adamw_lr and run again: it "
-                f"resumes from the last checkpoint in {self.folder}"
-            )
-        return loss
+    def _require_learning(self) -> None:
+        self.guard.check(step=self.step, loss=self.guard.last_loss, folder=self.folder)
 
-    def save(self) -> None:
-        """Write a checkpoint of the run."""
-        save_run(self.folder, tensors=self.optimizer.state, step=self.step, seconds=self.seconds)
+    def _state(self) -> dict[str, Tensor]:
+        average = {} if self.average is None else self.average.state
+        return {**self.optimizer.state, **self.guard.state, **average}
 
-    def master_weights(self) -> dict[str, Tensor]:
-        """The float32 weights by parameter name, from which a model is exported."""
-        prefix = "master."
-        return {k.removeprefix(prefix): v for k, v in self.optimizer.state.items() if k.startswith(prefix)}
+    def _save(self) -> None:
+        facts = {"seconds": self.seconds, "random": random_state(self.device)}
+        self.checkpoints.save(self._state(), step=self.step, facts=facts)
 
-
-def open_metrics(folder: Path, *, first: int) -> TextIO:
-    """Open `metrics.jsonl` to go on after step `first`: what a run that was killed had written beyond is dropped."""
-    path = folder / "metrics.jsonl"
-    rows: list[str] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError, KeyError, TypeError):  # the last line of a run that was killed may be cut off
-                if json.loads(line)["step"] <= first:
-                    rows.append(line + "\n")
-    write_text(path, "".join(rows))
-    return path.open("a", encoding="utf-8")
+    def _resume(self) -> None:
+        state = self._state()
+        facts = self.checkpoints.load(state)
+        if facts is not None:
+            self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
+            self.optimizer.num_updates = self.step
+            set_random_state(facts["random"], self.device)
+        self._choose_precision()
+        self.optimizer.put_masters()

@@ -66,6 +66,9 @@ class RunConfig:
             a limit the learning rates depend on the machine's speed, so such a run cannot be repeated to the bit.
         log_every, checkpoint_every: in steps.
         compile: whether to use torch.compile; None means on a GPU only.
+        activation_checkpointing: keep each layer's input only and compute the rest again in the backward pass, which
+            spares memory and costs one more forward pass.
+        tensorboard: whether to write events for TensorBoard too; None means if it is installed.
     """
 
     steps: int = 1000
@@ -73,9 +76,76 @@ class RunConfig:
     log_every: int = 20
     checkpoint_every: int = 500
     compile: bool | None = None
+    activation_checkpointing: bool = False
+    tensorboard: bool | None = None
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "log_every", "checkpoint_every")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GuardConfig:
+    """Which steps are left out; `training/guard.py` states the rule.
+
+    Attributes:
+        window: losses that the running median is taken of.
+        warmup: with fewer losses known, only what is not finite is left out.
+        spread: how many median distances from the median a loss may lie above it.
+        margin: share of the median by which a loss may always exceed it.
+        max_skipped: as many steps left out in a row stop the run.
+    """
+
+    window: int = 64
+    warmup: int = 32
+    spread: float = 10.0
+    margin: float = 0.2
+    max_skipped: int = 10
+
+    def __post_init__(self) -> None:
+        require_positive(self, "window", "spread", "margin", "max_skipped")
+        if not 0 <= self.warmup <= self.window:
+            raise InvalidInputError(
+                f"guard.warmup is {self.warmup}; allowed: from 0 to guard.window, {self.window}", param="guard.warmup"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AverageConfig:
+    """A moving average of the weights, which then is what the run exports.
+
+    Attributes:
+        decay: weight of the past, below 1; 0 exports the last weights. About 1 / (1 - decay) steps are averaged.
+        start: share of the run from which on it is taken.
+    """
+
+    decay: float = 0.0
+    start: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise InvalidInputError(f"average.decay is {self.decay}; allowed: from 0 to below 1", param="average.decay")
+
+
+QUANTIZED = ("mxfp4",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizeConfig:
+    """Quantization-aware training.
+
+    Attributes:
+        experts: "mxfp4": the forward pass sees the experts' matrices rounded to MXFP4; None: as they are.
+        start: share of the run from which on.
+    """
+
+    experts: str | None = None
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.experts is not None and self.experts not in QUANTIZED:
+            raise InvalidInputError(
+                f"quantize.experts is {self.experts!r}; allowed: {', '.join(QUANTIZED)}", param="quantize.experts"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,9 +155,20 @@ class TrainerConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     run: RunConfig = RunConfig()
+    guard: GuardConfig = GuardConfig()
+    average: AverageConfig = AverageConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
 
 
-TRAINER_SECTIONS = tuple(field.name for field in dataclasses.fields(TrainerConfig))
+SECTIONS: Mapping[str, type] = {
+    "optimizer": OptimizerConfig,
+    "loss": LossConfig,
+    "run": RunConfig,
+    "guard": GuardConfig,
+    "average": AverageConfig,
+    "quantize": QuantizeConfig,
+}
+TRAINER_SECTIONS = tuple(SECTIONS)
 """Names of a recipe's sections that `build_trainer_config` reads."""
 
 
@@ -98,7 +179,5 @@ def build_trainer_config(raw: Mapping[str, Any]) -> TrainerConfig:
         InvalidInputError: a key of them is unknown, or a value is of a wrong type or out of range.
     """
     return TrainerConfig(
-        optimizer=build_config(OptimizerConfig, raw.get("optimizer", {}), section="optimizer"),
-        loss=build_config(LossConfig, raw.get("loss", {}), section="loss"),
-        run=build_config(RunConfig, raw.get("run", {}), section="run"),
+        **{name: build_config(kind, raw.get(name, {}), section=name) for name, kind in SECTIONS.items()}
     )

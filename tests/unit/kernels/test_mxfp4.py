@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ossia.core.errors import InvalidInputError
 from ossia.kernels import mxfp4 as module
-from ossia.kernels.mxfp4 import Mxfp4, pack_mxfp4, unpack_mxfp4, unpack_mxfp4_torch
+from ossia.kernels.mxfp4 import Mxfp4, pack_mxfp4, round_mxfp4, unpack_mxfp4, unpack_mxfp4_torch
 
 VALUES = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 VALUES += [-value for value in VALUES]
@@ -215,3 +215,30 @@ def test_select_keeps_packed() -> None:
     packed = pack_mxfp4(torch.randn(4, 3, 32))
     assert torch.equal(packed.select(2).blocks, packed.blocks[2])
     assert packed.select(torch.tensor([3, 0])).scales.shape == (2, 3, 1)
+
+
+def rounded_by_packing(w: Tensor) -> Tensor:
+    packed = pack_mxfp4(w)
+    return unpack_mxfp4(packed.blocks, scales=packed.scales, dtype=torch.float32)
+
+
+def test_rounding_is_packing_and_unpacking() -> None:
+    w = awkward_weights().float()
+    rounded = round_mxfp4(w)
+    assert same_bits(rounded, rounded_by_packing(w))
+    assert same_bits(round_mxfp4(rounded), rounded)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(width=32), min_size=32, max_size=32))
+def test_rounding_is_packing_and_unpacking_for_any_floats(values: list[float]) -> None:
+    w = torch.tensor(values)
+    rounded = round_mxfp4(w)
+    assert same_bits(rounded, rounded_by_packing(w))
+    assert same_bits(round_mxfp4(rounded), rounded)
+
+
+@pytest.mark.parametrize("shape", [(33,), (2, 16), ()])
+def test_other_sizes_are_not_rounded(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidInputError, match="blocks of 32"):
+        round_mxfp4(torch.ones(shape))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ossia.training.trainer import StepReport
+    from ossia.training.metrics import StepReport
 
 
 @contextmanager
@@ -29,7 +29,11 @@ def training_bar() -> Iterator[Callable[[StepReport, float], None]]:
 
 def describe(report: StepReport, done: float) -> str:
     """A report as one line."""
+    speed = f"{report.tokens_per_second:,.0f} tokens/s"
+    if report.mfu is not None:
+        speed += f" ({report.mfu:.1%} MFU)"
+    skipped = f"  {report.skipped} steps left out" if report.skipped else ""
     return (
-        f"{done:4.0%}  step {report.step:,}  loss {report.loss:.4f}  {report.tokens_per_second:,.0f} tokens/s  "
-        f"busiest expert {report.max_load:.2f} x even"
+        f"{done:4.0%}  step {report.step:,}  loss {report.loss:.4f}  {speed}  "
+        f"busiest expert {report.max_load:.2f} x even{skipped}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ossia.cli.options import examples
-from ossia.cli.train import check, pretrain, sft
+from ossia.cli.train import check, plot, pretrain, rl, sft
 
 app = typer.Typer(
     help="Teach a model by a recipe: a TOML file of recipes/. A run that was stopped goes on when begun again.",
@@ -16,6 +16,8 @@ app = typer.Typer(
 for name, module in {
     "pretrain": pretrain,
     "sft": sft,
+    "rl": rl,
     "check": check,
+    "plot": plot,
 }.items():
     app.command(name, epilog=module.EXAMPLES)(module.command)
