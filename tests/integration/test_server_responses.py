@@ -313,3 +313,14 @@ def test_bodies_out_of_bounds_are_refused(serving):
         deep = httpx.post(url, content=b'{"a":' * 30 + b"1" + b"}" * 30, headers={"content-type": "application/json"})
         assert (deep.status_code, deep.json()["error"]["code"]) == (400, "invalid_json")
         assert httpx.post(url, content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
+
+
+@pytest.mark.parametrize("path", ["responses", "chat/completions", "completions", "messages"])
+@pytest.mark.parametrize("tells_length", [True, False])
+def test_100_megabytes_are_refused_and_the_server_goes_on(serving, path, tells_length):
+    with serving() as (client, _):
+        headers = {"content-type": "application/json"} | ({"content-length": str(100 << 20)} if tells_length else {})
+        body = (b" " * (1 << 20) for _ in range(100))
+        answer = httpx.post(f"{client.base_url}{path}", content=body, headers=headers, timeout=60)
+        assert answer.status_code == 413
+        assert client.responses.create(model="scripted", input="Hello").status == "completed"

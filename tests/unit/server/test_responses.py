@@ -340,3 +340,38 @@ def test_functions_of_a_namespace(make_server, client_for):
     asyncio.run(run())
     constraint = app.state.context.engine.requests[0].params.constraint
     assert [tool.recipient for tool in constraint.tools] == ["crm.find", "functions.find"]
+
+
+def test_what_a_request_says_is_told_again(make_server, client_for):
+    """Also what has no effect here: clients compare what they sent."""
+    said = {
+        "metadata": {"a": "b"},
+        "instructions": "Be brief.",
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_logprobs": 1,
+        "max_output_tokens": 50,
+        "max_tool_calls": 3,
+        "parallel_tool_calls": False,
+        "truncation": "auto",
+        "user": "u",
+        "safety_identifier": "s",
+        "prompt_cache_key": "p",
+        "store": False,
+        "tool_choice": "none",
+        "tools": [TOOL],
+        "text": {"format": {"type": "json_object"}, "verbosity": "low"},
+        "reasoning": {"effort": "high", "summary": None},
+    }
+    passed_over = {
+        "service_tier": "flex",
+        "stream_options": {"include_obfuscation": True},
+        "a_parameter_of_tomorrow": 1,
+    }
+    bodies = [{"input": "Hi", **said, **passed_over, "stream": stream} for stream in (False, True)]
+    (once, events), context = ask(make_server, client_for, FINAL, bodies)
+    assert {key: once[key] for key in said} == said
+    assert {key: events[0]["response"][key] for key in said} == said
+    assert once["service_tier"] == "default"
+    params = context.engine.requests[0].params
+    assert (params.temperature, params.top_p, params.max_tokens, params.logprobs) == (0.5, 0.9, 50, 1)
