@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ossia.model.checkpoint import save_checkpoint
 from ossia.model.checkpoint.load import read_config, resolve_model
 from ossia.model.loading import read_json_if_any
 from ossia.model.transformer import Transformer
+from ossia.tasks.registry import TASKS
 from ossia.training.config import TrainConfig
 
 _WEIGHT_FILES = (".safetensors", ".safetensors.index.json", ".bin", ".pt")
@@ -46,6 +48,7 @@ def package_model(weights: Mapping[str, Tensor], folder: Path, *, config: TrainC
         "name": config.name,
         "model_identity": identity.model_identity,
         "knowledge_cutoff": identity.knowledge_cutoff,
+        "tasks": {name: weight for name, weight in config.data.mix.items() if name in TASKS},
     }
     _add_to_json(folder / "config.json", {"ossia": about})
     _add_to_json(folder / "generation_config.json", {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS})
@@ -84,3 +87,15 @@ def _add_to_json(path: Path, values: Mapping[str, object]) -> None:
     """Add keys to a JSON object in a file."""
     raw = json.loads(path.read_text(encoding="utf-8")) | dict(values)
     path.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+
+
+def read_taught_tasks(config: Mapping[str, Any]) -> dict[str, float]:
+    """The tasks that a model was taught and how often, as `package_model` wrote them; all alike if it says none.
+
+    Args:
+        config: of its config.json.
+    """
+    about = config.get("ossia")
+    tasks = about.get("tasks") if isinstance(about, Mapping) else None
+    found = {name: float(weight) for name, weight in tasks.items() if name in TASKS} if isinstance(tasks, dict) else {}
+    return found or dict.fromkeys(TASKS, 1.0)

@@ -24,7 +24,8 @@ from ossia.training.data.chat_file import BadRow, GoodRow, OnError, read_chat_fi
 from ossia.training.data.chat_rows import ChatRow
 from ossia.training.data.packing import Batch
 from ossia.training.initial import build_model, load_init_tokenizer
-from ossia.training.package import repackage_model
+from ossia.training.package import read_taught_tasks, repackage_model
+from ossia.training.parallel import join_world
 from ossia.training.sft_config import SftConfig
 from ossia.training.trainer import StepReport, Trainer
 
@@ -97,10 +98,12 @@ def finetune(
 ) -> SftResult:
     """Fine-tune as the recipe says, resuming what `folder` holds, and package the model in `folder/model`.
 
+    Under torchrun every process calls this; the first one reports and packages.
+
     Args:
         config: the recipe.
         folder: the run's own folder: checkpoints, metrics.jsonl, held-out.jsonl, and at last the model.
-        device: where to train; a GPU if there is one.
+        device: where to train; this process's GPU if there is one.
         on_data: called once the file is read.
         on_log: called with each report.
 
@@ -109,36 +112,43 @@ def finetune(
         ModelNotFoundError, CheckpointError: the model to begin with cannot be read.
         TrainingError: the loss is not a number.
     """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source = resolve_model(config.init)
     shape = read_config(source)
     tokenizer = load_init_tokenizer(config.init, vocab_size=shape.vocab_size)
-    identity = read_identity(read_json_if_any(source / "config.json"))
-    claim_folder(config, folder)
-    data = prepare_data(config, tokenizer=tokenizer, identity=identity)
-    if on_data is not None:
-        on_data(data)
-    run = dataclasses.replace(config.trainer.run, steps=data.steps)
-    trainer = Trainer(
-        build_model(shape, init=config.init, seed=config.data.seed, device=device),
-        source=data.batches,
-        config=dataclasses.replace(config.trainer, run=run),
-        folder=folder,
-        num_workers=config.data.num_workers,
-    )
-    looks = _HeldOut(trainer, data, folder=folder)
-    looks.look()
+    about = read_json_if_any(source / "config.json")
+    identity = read_identity(about)
+    if not config.data.keep_mix:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, keep_mix=read_taught_tasks(about)))
+    with join_world(device) as world:
+        if world.is_first:
+            claim_folder(config, folder)
+        world.wait_for_all()
+        data = prepare_data(config, tokenizer=tokenizer, identity=identity)
+        if on_data is not None and world.is_first:
+            on_data(data)
+        run = dataclasses.replace(config.trainer.run, steps=data.steps)
+        trainer = Trainer(
+            build_model(shape, init=config.init, seed=config.data.seed, device=world.device),
+            source=data.batches,
+            config=dataclasses.replace(config.trainer, run=run),
+            folder=folder,
+            num_workers=config.data.num_workers,
+            mesh=world.mesh,
+        )
+        looks = _HeldOut(trainer, data, path=folder / HELD_OUT_FILE if world.is_first else None)
+        looks.look()
 
-    def show(report: StepReport, done: float) -> None:
-        loss = looks.look() if looks.is_due(report.step) else None
-        if on_log is not None:
-            on_log(SftProgress(report, loss), done)
+        def show(report: StepReport, done: float) -> None:
+            loss = looks.look() if looks.is_due(report.step) else None
+            if on_log is not None and world.is_first:
+                on_log(SftProgress(report, loss), done)
 
-    trainer.train(on_log=show)
-    looks.look()
-    model_folder = folder / "model"
-    repackage_model(trainer.master_weights(), model_folder, init=config.init, name=config.name)
-    return SftResult(model_folder, data, looks.first, looks.last)
+        trainer.train(on_log=show)  # every process looks at the held-out loss
+        looks.look()
+        weights = trainer.master_weights()
+        if world.is_first:
+            repackage_model(weights, folder / "model", init=config.init, name=config.name)
+    return SftResult(folder / "model", data, looks.first, looks.last)
 
 
 # ---- data ----
@@ -236,26 +246,29 @@ def _differences(one: Any, other: Any, prefix: str = "") -> list[str]:
 
 
 class _HeldOut:
-    """Looks at the held-out loss, and writes down what it sees."""
+    """Looks at the held-out loss. All processes look; the one that has a path writes down what it sees."""
 
-    def __init__(self, trainer: Trainer, data: SftData, *, folder: Path) -> None:
+    def __init__(self, trainer: Trainer, data: SftData, *, path: Path | None) -> None:
         self._trainer = trainer
         self._batches = data.held_out
-        self._path = folder / HELD_OUT_FILE
+        self._path = path
         every = trainer.config.run.log_every
         self._every = every * max(1, round(data.steps / _NUM_LOOKS / every))
         self._seen: dict[int, float] = {}
-        if self._path.is_file():
-            rows = [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
-            self._seen = {row["step"]: row["loss"] for row in rows if row["step"] <= trainer.step}
+        self._earlier: dict[int, float] = {}
+        if path is not None and path.is_file():
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            self._earlier = {row["step"]: row["loss"] for row in rows if row["step"] < trainer.step}
 
     @property
     def first(self) -> float:
-        return self._seen.get(min(self._seen, default=0), math.nan)
+        """Before anything was learned, or else the earliest that is known."""
+        seen = self._earlier | self._seen
+        return seen[min(seen)] if seen else math.nan
 
     @property
     def last(self) -> float:
-        return self._seen.get(max(self._seen, default=0), math.nan)
+        return self._seen[max(self._seen)] if self._seen else math.nan
 
     def is_due(self, step: int) -> bool:
         return step % self._every == 0
@@ -267,6 +280,7 @@ class _HeldOut:
         step = self._trainer.step
         if step not in self._seen:
             self._seen[step] = self._trainer.evaluate(self._batches)
-            lines = [json.dumps({"step": at, "loss": loss}) + "\n" for at, loss in sorted(self._seen.items())]
-            write_text(self._path, "".join(lines))
+            seen = sorted((self._earlier | self._seen).items())
+            if self._path is not None:
+                write_text(self._path, "".join(json.dumps({"step": at, "loss": loss}) + "\n" for at, loss in seen))
         return self._seen[step]

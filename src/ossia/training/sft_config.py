@@ -38,14 +38,15 @@ class ChatDataConfig:
         seed: another one gives other batches, and holds out other rows.
         efforts: of a row that says no reasoning effort, one of these is drawn in each pass.
         keep_tasks: share of the rows of each batch that hold examples of Ossia's own tasks, against forgetting.
-        keep_mix: how often each task is drawn there; empty for all alike.
+        keep_mix: how often each task is drawn there; empty for what the model's config.json says that it was taught, or
+            all alike where it says nothing.
         num_workers: processes that make batches ahead.
     """
 
     file: str
     on_error: str = "stop"
     sequence_length: int = 512
-    rows: int = 8
+    rows: int = 4
     epochs: float = 3.0
     val_share: float = 0.1
     seed: int = 0

@@ -12,8 +12,9 @@ from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.attention import PackedAttention
 from ossia.model.checkpoint import load_model
 from ossia.model.transformer import Transformer
+from ossia.tasks.registry import TASKS
 from ossia.training.config import TrainConfig
-from ossia.training.package import package_model
+from ossia.training.package import package_model, read_taught_tasks
 from ossia.training.trainer import Trainer
 
 
@@ -71,6 +72,13 @@ def test_the_folder_says_who_the_model_is(trained: Trainer, config: TrainConfig)
         "name": "tiny",
         "model_identity": identity.model_identity,
         "knowledge_cutoff": identity.knowledge_cutoff,
+        "tasks": dict(config.data.mix),
     }
     template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     assert identity.model_identity in template
+
+
+def test_what_a_model_was_taught_is_told(trained: Trainer, config: TrainConfig) -> None:
+    about = json.loads((trained.folder / "model" / "config.json").read_text())
+    assert read_taught_tasks(about) == dict(config.data.mix) == {"spell": 0.5, "greet": 0.5}
+    assert read_taught_tasks({"ossia": {"tasks": {"gone": 1.0}}}) == read_taught_tasks({}) == dict.fromkeys(TASKS, 1.0)

@@ -13,7 +13,6 @@ from ossia.core.errors import InvalidInputError
 from ossia.harmony.content import Effort
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.loading import Identity
-from ossia.tasks.registry import TASKS
 from ossia.training.config import DataConfig
 from ossia.training.config import Identity as TaskIdentity
 from ossia.training.data.bins import pack_bins
@@ -102,7 +101,7 @@ class ChatBatches:
         num_rows: rows of a batch.
         seed: another one gives other batches.
         task_share: share of all rows that hold examples of tasks instead, against forgetting.
-        task_mix: how often each task is drawn there; empty for all alike.
+        task_mix: how often each task is drawn there.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class ChatBatches:
         self._num_rows = num_rows
         self._seed = seed
         self._task_share = task_share
-        self._tasks = _task_source(encoder, task_mix or dict.fromkeys(TASKS, 1.0)) if task_share else None
+        self._tasks = _task_source(encoder, task_mix or {}) if task_share else None
         pieces = [
             (Piece(number, example), size)
             for number, row in enumerate(rows)

@@ -83,7 +83,9 @@ def test_each_pass_holds_every_example_once() -> None:
 
 def test_batches_follow_from_the_seed_and_their_number() -> None:
     rows = numbered_rows(9)
-    first, again, other = (make(rows, seed=seed, num_rows=2, task_share=0.25) for seed in (1, 1, 2))
+    first, again, other = (
+        make(rows, seed=seed, num_rows=2, task_share=0.25, task_mix={"spell": 1.0}) for seed in (1, 1, 2)
+    )
     wanted = [first.batch(number) for number in range(6)]
     for number in (5, 0, 3):
         assert all(
