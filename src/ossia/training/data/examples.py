@@ -7,7 +7,7 @@ import json
 import lzma
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ossia.core.errors import InvalidInputError
@@ -19,6 +19,7 @@ from ossia.tasks.conversation import problem_messages, solution_messages
 from ossia.tasks.registry import TASKS
 from ossia.training.config import DataConfig, Identity
 from ossia.training.data.conversations import Example, encode_conversation
+from ossia.training.data.corpus import Corpus, TextCorpus, folder_texts, open_folder
 
 GPT_OSS_IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 DEVELOPER_TEXTS = ("Be brief.", "Answer in English.", "You are a helpful assistant.", "Be friendly.", "Think first.")
@@ -80,12 +81,21 @@ class ConversationMaker:
 def read_corpus(path: str | Path) -> list[str]:
     """Read the documents of a JSONL file (also `.jsonl.xz`): `text`, or `question` and `answer` of each row.
 
+    A folder of `ossia data build` is read as well.
+
     Raises:
         InvalidInputError: the file is absent, empty, or a row is not such an object (with its line number).
+        DatasetError: the text of a folder is damaged.
     """
     path = Path(path)
+    if path.is_dir() and (texts := list(folder_texts(path))):
+        return texts
     if not path.is_file():
-        raise InvalidInputError(f"corpus {path} does not exist; see [data.corpora] of the recipe", param="data.corpora")
+        raise InvalidInputError(
+            f"corpus {path} is no file with documents and no folder of `ossia data build`; see [data.corpora] of the "
+            "recipe",
+            param="data.corpora",
+        )
     opener = lzma.open if path.suffix == ".xz" else open
     documents: list[str] = []
     with opener(path, "rt", encoding="utf-8") as lines:
@@ -106,7 +116,7 @@ def read_corpus(path: str | Path) -> list[str]:
     return documents
 
 
-def read_questions(documents: Sequence[str]) -> list[str]:
+def read_questions(documents: Iterable[str]) -> list[str]:
     """First lines of documents that end in a question mark: questions beyond what the tasks teach."""
     return [first for first in (document.split("\n", 1)[0] for document in documents) if first.endswith("?")]
 
@@ -116,15 +126,23 @@ class ExampleSource:
 
     def __init__(self, config: DataConfig, *, tokenizer: Tokenizer, identity: Identity) -> None:
         self._tokenizer = tokenizer
-        self._documents = {name: read_corpus(path) for name, path in config.corpora.items()}
+        self._corpora: dict[str, Corpus] = {}
+        questions: list[str] = []
+        for name, path in config.corpora.items():
+            if Path(path).is_dir():
+                self._corpora[name] = open_folder(Path(path), tokenizer=tokenizer)
+                questions += read_questions(folder_texts(Path(path)))
+            else:
+                documents = read_corpus(path)
+                self._corpora[name] = TextCorpus([documents], weights=[1.0], tokenizer=tokenizer)
+                questions += read_questions(documents)
         tasks = dict(TASKS)
-        questions = [q for documents in self._documents.values() for q in read_questions(documents)]
         tasks["decline"] = Decline(questions=questions)
-        unknown = set(config.mix) - set(tasks) - set(self._documents)
+        unknown = set(config.mix) - set(tasks) - set(self._corpora)
         if unknown:
             raise InvalidInputError(
                 f"data.mix names no task and no corpus: {', '.join(sorted(unknown))}; "
-                f"known are {', '.join(sorted({*tasks, *self._documents}))}",
+                f"known are {', '.join(sorted({*tasks, *self._corpora}))}",
                 param="data.mix",
             )
         self._names = list(config.mix)
@@ -134,7 +152,7 @@ class ExampleSource:
     def draw(self, rng: random.Random) -> Example:
         """Draw one example; documents are learned whole, and end in `<|endoftext|>`."""
         name = rng.choices(self._names, self._weights)[0]
-        if name in self._documents:
-            ids = [*self._tokenizer.encode(rng.choice(self._documents[name])), self._tokenizer.endoftext]
+        if name in self._corpora:
+            ids = self._corpora[name].draw(rng)
             return Example(ids, [True] * len(ids))
         return self._maker.make(name, rng)
