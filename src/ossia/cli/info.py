@@ -85,6 +85,30 @@ def describe(name: str, found: FoundModel) -> dict[str, Any]:
             }
             for device, memory in [*DEVICES.items(), *this_machine().items()]
         ],
+        "cpu": cpu_path(found),
+    }
+
+
+def cpu_path(found: FoundModel) -> dict[str, Any]:
+    """How this computer's CPU would run the model, and how much memory that takes; empty where torch is not there."""
+    try:
+        from ossia.engine.memory import USUAL_CONTEXT, memory_need
+    except ImportError:
+        return {}
+    from ossia.core.memory import free_memory
+    from ossia.kernels import native
+
+    used = native.info()
+    need = memory_need(found.config, is_packed=found.format != "hf-bf16")
+    return {
+        "path": "native" if used.is_available else "torch",
+        "reason": None if used.is_available else used.reason,
+        "level": used.level or None,
+        "levels": list(used.levels),
+        "threads": used.num_threads or None,
+        "context": min(USUAL_CONTEXT, found.config.max_position_embeddings),
+        "needed_bytes": need.total,
+        "free_bytes": free_memory(),
     }
 
 
@@ -115,6 +139,7 @@ def as_text(record: dict[str, Any]) -> str:
     ]
     if record["files_bytes"] is not None:
         lines.insert(-1, f"files        {human(record['files_bytes'])} of safetensors, {record['format']}")
+    lines += cpu_lines(record["cpu"])
     lines += ["", "What fits where: the longest context beside the weights (one sequence, 16-bit KV cache)"]
     lines += [
         f"  {row['device']:24} {human(row['memory_bytes']):>10}   MXFP4 {context(row['mxfp4_context']):>9}   "
@@ -122,6 +147,24 @@ def as_text(record: dict[str, Any]) -> str:
         for row in record["fits"]
     ]
     return "\n".join(lines)
+
+
+def cpu_lines(cpu: dict[str, Any]) -> list[str]:
+    """What is said of this computer's CPU; nothing where it is not known."""
+    if not cpu:
+        return []
+    if cpu["path"] == "native":
+        others = f" (of {', '.join(cpu['levels'])})" if len(cpu["levels"]) > 1 else ""
+        kernels = f"C++ kernels, level {cpu['level']}{others}, {cpu['threads']} threads"
+        if cpu["level"] == "generic":
+            kernels += "; this CPU has no AVX2 or NEON that they know, so they are slow"
+    else:
+        kernels = f"torch, which is slow; the C++ kernels are not in use: {cpu['reason']}"
+    free = "" if cpu["free_bytes"] is None else f", {human(cpu['free_bytes'])} free here"
+    return [
+        f"on this CPU  {kernels}",
+        f"             {human(cpu['needed_bytes'])} of memory with a context of {cpu['context']:,} tokens{free}",
+    ]
 
 
 def context(num_tokens: int) -> str:

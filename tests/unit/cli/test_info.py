@@ -53,6 +53,26 @@ def test_published_models_need_no_torch() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_it_says_how_this_cpu_would_run_it() -> None:
+    cpu = {"path": "native", "reason": None, "level": "avx2", "levels": ["generic", "avx2"], "threads": 4}
+    cpu |= {"context": 8192, "needed_bytes": 14 << 30, "free_bytes": 20 << 30}
+    lines = info.cpu_lines(cpu)
+    assert lines[0] == "on this CPU  C++ kernels, level avx2 (of generic, avx2), 4 threads"
+    assert lines[1].strip() == "14.0 GiB of memory with a context of 8,192 tokens, 20.0 GiB free here"
+    slow = info.cpu_lines(cpu | {"level": "generic", "levels": ["generic"], "free_bytes": None})
+    assert "no AVX2" in slow[0]
+    assert "free" not in slow[1]
+    fallback = info.cpu_lines(cpu | {"path": "torch", "reason": "not built; build it with: x"})
+    assert fallback[0] == "on this CPU  torch, which is slow; the C++ kernels are not in use: not built; build it with: x"
+
+
+def test_the_need_on_this_machine(run: Any) -> None:
+    cpu = json.loads(run("info", "openai/gpt-oss-120b", "--json").stdout)["cpu"]
+    assert cpu["needed_bytes"] > 60 << 30
+    assert cpu["path"] in ("native", "torch")
+    assert "on this CPU" in run("info", "nano").stdout
+
+
 def test_human() -> None:
     assert info.human(3 << 30) == "3.0 GiB"
     assert info.human(int(23.5 * (1 << 20))) == "23.5 MiB"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ossia.model.checkpoint import memory
-from ossia.model.checkpoint.layout import Layout, Weight, weights_of
+from ossia.model.checkpoint.layout import SPLIT, Layout, Weight, weights_of
 from ossia.model.checkpoint.source import Checkpoint
 from ossia.model.checkpoint.stream import Progress, transfer
 from ossia.model.transformer import Transformer
@@ -53,10 +53,15 @@ def load_mapped(folder: Path | str, *, progress: Progress | None = None) -> Mapp
             for part, source in zip(sink.parts(weight), layout.parts(weight), strict=True):
                 tensors[part.name] = checkpoint.get(source.name)
                 mapped_bytes += tensors[part.name].nbytes
+            continue
+        for part in sink.parts(weight):
+            tensors[part.name] = torch.empty(part.shape, dtype=part.dtype or torch.bfloat16)
+        sources = [checkpoint.get(part.name) for part in layout.parts(weight)]
+        if layout.codec(weight) is SPLIT and all(source.dtype == torch.bfloat16 for source in sources):
+            torch.cat(sources, out=tensors[weight.name])  # the general way would copy twice
+            checkpoint.release()
         else:
             copied.append(weight)
-            for part in sink.parts(weight):
-                tensors[part.name] = torch.empty(part.shape, dtype=part.dtype or torch.bfloat16)
     transfer(
         copied,
         source=checkpoint,
