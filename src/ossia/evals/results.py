@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 from ossia.core.errors import CorruptFileError
 from ossia.harmony.message import Effort
 
+FORMAT = 2
+"""Version of the JSON form. 1 had neither parts nor validity; it is still read."""
+BENIGN = "benign"
+"""How the parts of a task begin that are benign twins of something to refuse: to refuse them is over-refusal."""
 Z_95 = 1.959963984540054
 """The normal distribution's quantile for a two-sided 95 % interval."""
 
@@ -57,6 +61,25 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PartCount:
+    """The problems of one part of a task (`Problem.part`): numbers of six digits, benign twins."""
+
+    name: str
+    num_problems: int
+    num_correct: int
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers."""
+        return self.num_correct / self.num_problems
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % Wilson interval of the accuracy."""
+        return wilson_interval(self.num_correct, self.num_problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
     """One task at one effort.
 
@@ -67,6 +90,8 @@ class Cell:
         num_capped: how many completions spent the whole token budget.
         mean_tokens: generated tokens a problem, reasoning and control tokens included.
         failures: the first few wrong answers.
+        parts: the problems by part, for tasks that tell them apart.
+        num_valid: answers that are valid by the response format's schema; None where none is given.
     """
 
     task: str
@@ -77,6 +102,17 @@ class Cell:
     num_capped: int
     mean_tokens: float
     failures: tuple[Failure, ...] = ()
+    parts: tuple[PartCount, ...] = ()
+    num_valid: int | None = None
+
+    @property
+    def over_refusal(self) -> PartCount | None:
+        """The benign twins together, as wrong answers among them; None for a task without any."""
+        benign = [part for part in self.parts if part.name.startswith(BENIGN)]
+        if not benign:
+            return None
+        total = sum(part.num_problems for part in benign)
+        return PartCount(name=BENIGN, num_problems=total, num_correct=total - sum(part.num_correct for part in benign))
 
     @property
     def accuracy(self) -> float:
@@ -109,6 +145,7 @@ class EvalResults:
         seed: seeds the drawing of problems, which is the only randomness: generation is greedy.
         max_tokens: the token budget of one answer.
         dtype: of the activations.
+        grammar: whether calls and structured answers were held to their schemas while they were written.
         seconds: wall time of generation and grading.
         environment: hardware and versions, see `environment.describe`.
     """
@@ -121,6 +158,7 @@ class EvalResults:
     seconds: float
     environment: Mapping[str, str]
     cells: tuple[Cell, ...]
+    grammar: bool = True
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -138,7 +176,7 @@ class EvalResults:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types. Derived figures are written too, for readers that have no Wilson interval at hand."""
-        record = asdict(self)
+        record = {"format": FORMAT, **asdict(self)}
         record["environment"] = dict(self.environment)
         for entry, cell in zip(record["cells"], self.cells, strict=True):
             entry["effort"] = cell.effort.value
@@ -155,6 +193,13 @@ class EvalResults:
         Raises:
             CorruptFileError: a field is missing or has a wrong type.
         """
+        if not isinstance(record, Mapping):
+            raise CorruptFileError("these are not evaluation results: no JSON object; run `ossia eval` again")
+        version = record.get("format", 1)
+        if version not in (1, FORMAT):
+            raise CorruptFileError(
+                f"these results are of format {version!r}; this version of Ossia reads 1 to {FORMAT}: use a newer one"
+            )
         try:
             cells = tuple(
                 Cell(
@@ -168,6 +213,15 @@ class EvalResults:
                     failures=tuple(
                         Failure(**{**failure, "repairs": tuple(failure["repairs"])}) for failure in entry["failures"]
                     ),
+                    parts=tuple(
+                        PartCount(
+                            name=part["name"],
+                            num_problems=int(part["num_problems"]),
+                            num_correct=int(part["num_correct"]),
+                        )
+                        for part in entry.get("parts", ())
+                    ),
+                    num_valid=None if entry.get("num_valid") is None else int(entry["num_valid"]),
                 )
                 for entry in record["cells"]
             )
@@ -177,6 +231,7 @@ class EvalResults:
                 seed=int(record["seed"]),
                 max_tokens=int(record["max_tokens"]),
                 dtype=record["dtype"],
+                grammar=bool(record.get("grammar", True)),
                 seconds=float(record["seconds"]),
                 environment=dict(record["environment"]),
                 cells=cells,

@@ -1,6 +1,6 @@
 """Evaluation: ask held-out problems at every effort, generate greedily, parse, grade, count.
 
-    draw_problems -> requests (rendered prompts) -> the engine -> judge (parse, grade) -> summarize -> EvalResults
+    draw_problems -> ask: prompts -> the engine -> judge (parse, grade) | play: agent loop, tools -> summarize
 
 All efforts of a task get the same problems, so their accuracies may be compared problem by problem.
 """
@@ -11,7 +11,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ossia.core.errors import InvalidInputError
@@ -19,22 +19,19 @@ from ossia.engine.build import EngineConfig
 from ossia.engine.llm import LLM
 from ossia.engine.request import SamplingParams
 from ossia.evals.environment import describe
-from ossia.evals.results import Cell, EvalResults, Failure
-from ossia.harmony.message import Channel, Conversation, Effort, Message, Role
-from ossia.harmony.parse import parse
+from ossia.evals.outcome import Outcome, Question, judge, summarize
+from ossia.evals.play import needs_tools, opening_of, play, rules_of
+from ossia.evals.results import EvalResults
+from ossia.harmony.message import Effort
 from ossia.harmony.render import render
-from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.checkpoint.resolve import resolve_model
 from ossia.model.loading import LoadedModel, load
-from ossia.tasks.base import Answer, Problem, Task
+from ossia.tasks.base import Problem, Task
 from ossia.tasks.registry import TASKS
 
 NUM_PROBLEMS = 500
 MAX_TOKENS = 512
 BATCH_SIZE = 128
-KEPT_FAILURES = 3
-DATE = "2026-01-01"
-"""The date in the prompts: a fixed one, so that results can be repeated."""
 MAX_REPEATS = 200
 """A task that draws known problems so often in a row has no more to give."""
 
@@ -50,28 +47,6 @@ class Evaluated:
 
     loaded: LoadedModel
     weights_sha256: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """One problem at one effort, as token ids."""
-
-    task: Task
-    effort: Effort
-    problem: Problem
-    prompt_ids: list[int]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What came of a question."""
-
-    question: Question
-    completion_ids: tuple[int, ...]
-    final: str | None
-    repairs: tuple[str, ...]
-    is_correct: bool
-    is_capped: bool
 
 
 def load_evaluated(name_or_path: str, *, device: str = "cpu") -> Evaluated:
@@ -106,6 +81,7 @@ def run_eval(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     max_tokens: int = MAX_TOKENS,
+    grammar: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvalResults:
     """Measure a model on held-out problems of the given tasks at the given efforts.
@@ -117,7 +93,8 @@ def run_eval(
         num_problems: distinct problems a task; a task that has fewer gives what it has.
         seed: seeds the drawing of problems.
         batch_size: how many answers are generated at once.
-        max_tokens: the token budget of one answer.
+        max_tokens: the token budget of one answer, all its turns together.
+        grammar: hold calls and structured answers to their schemas, as the server does; without, the model is free.
         progress: called with the number of finished and of all answers.
 
     Raises:
@@ -133,18 +110,17 @@ def run_eval(
     loaded = evaluated.loaded
     questions = [
         Question(
-            task=task, effort=effort, problem=problem, prompt_ids=render_prompt(loaded, problem.prompt, effort=effort)
+            task=task,
+            effort=effort,
+            problem=problem,
+            prompt_ids=[] if needs_tools(problem) else render_prompt(loaded, problem, effort=effort),
         )
         for effort in efforts
         for name, task in tasks.items()
         for problem in problems[name]
     ]
     start = time.perf_counter()
-    completions = answer(loaded, questions, batch_size=batch_size, max_tokens=max_tokens, progress=progress)
-    outcomes = [
-        judge(question, ids, tokenizer=loaded.tokenizer, max_tokens=max_tokens)
-        for question, ids in zip(questions, completions, strict=True)
-    ]
+    outcomes = ask(loaded, questions, batch_size=batch_size, max_tokens=max_tokens, grammar=grammar, progress=progress)
     weight = loaded.model.embed_tokens.weight
     return EvalResults(
         model=loaded.name,
@@ -154,8 +130,44 @@ def run_eval(
         dtype=str(weight.dtype).removeprefix("torch."),
         seconds=time.perf_counter() - start,
         environment=describe(device=str(weight.device)),
-        cells=summarize(outcomes, tokenizer=loaded.tokenizer),
+        cells=summarize(outcomes),
+        grammar=grammar,
     )
+
+
+def ask(
+    loaded: LoadedModel,
+    questions: Sequence[Question],
+    *,
+    batch_size: int,
+    max_tokens: int,
+    grammar: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Ask all questions: those without tools as one batch of prompts, the others through the agent's loop."""
+    plain = [question for question in questions if not needs_tools(question.problem)]
+    tooled = [question for question in questions if needs_tools(question.problem)]
+    num_all = len(questions)
+
+    def count(before: int) -> Callable[[int, int], None]:
+        def told(done: int, _: int) -> None:
+            if progress is not None:
+                progress(before + done, num_all)
+
+        return told
+
+    llm = LLM(loaded, config=EngineConfig(max_num_seqs=batch_size))
+    completions = answer(llm, plain, max_tokens=max_tokens, grammar=grammar, progress=count(0)) if plain else []
+    outcomes = {
+        id(question): judge(question, ids, tokenizer=loaded.tokenizer, max_tokens=max_tokens)
+        for question, ids in zip(plain, completions, strict=True)
+    }
+    if tooled:
+        played = play(
+            llm, tooled, num_at_once=batch_size, max_tokens=max_tokens, grammar=grammar, progress=count(len(plain))
+        )
+        outcomes |= {id(question): outcome for question, outcome in zip(tooled, played, strict=True)}
+    return [outcomes[id(question)] for question in questions]
 
 
 def draw_problems(task: Task, *, num_problems: int, seed: int) -> list[Problem]:
@@ -165,73 +177,31 @@ def draw_problems(task: Task, *, num_problems: int, seed: int) -> list[Problem]:
     repeats = 0
     while len(problems) < num_problems and repeats < MAX_REPEATS:
         problem = task.problem(rng, held_out=True)
-        repeats = repeats + 1 if problem.prompt in problems else 0
-        problems.setdefault(problem.prompt, problem)
+        repeats = repeats + 1 if problem.opening in problems else 0
+        problems.setdefault(problem.opening, problem)
     return list(problems.values())
 
 
-def render_prompt(loaded: LoadedModel, text: str, *, effort: Effort) -> list[int]:
-    """The harmony prompt of one user message."""
-    opening = loaded.opening(effort=effort, date=DATE)
-    conversation = Conversation((*opening, Message(role=Role.USER, content=text)))
-    return render(conversation, tokenizer=loaded.tokenizer, next_role="assistant")
+def render_prompt(loaded: LoadedModel, problem: Problem | str, *, effort: Effort) -> list[int]:
+    """The harmony prompt of a problem without built-in tools, or of one user message."""
+    if isinstance(problem, str):
+        problem = Problem(task="", prompt=problem, answer="")
+    return render(opening_of(problem, identity=loaded.identity, effort=effort), tokenizer=loaded.tokenizer)
 
 
 def answer(
-    loaded: LoadedModel,
+    llm: LLM,
     questions: Sequence[Question],
     *,
-    batch_size: int,
     max_tokens: int,
-    progress: Callable[[int, int], None] | None,
+    grammar: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[tuple[int, ...]]:
     """The ids of a greedy answer to each question."""
-    llm = LLM(loaded, config=EngineConfig(max_num_seqs=batch_size))
-    params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+    free = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+    params = [
+        replace(free, constraint=rules_of(question.problem)) if grammar and question.problem.developer else free
+        for question in questions
+    ]
     prompts = [question.prompt_ids for question in questions]
     return [done.token_ids for done in llm.generate(prompts, params, progress=progress or False)]
-
-
-def judge(question: Question, completion_ids: tuple[int, ...], *, tokenizer: Tokenizer, max_tokens: int) -> Outcome:
-    """Parse a completion and grade its final message; without one the answer is wrong."""
-    parsed = parse(completion_ids, tokenizer=tokenizer, role="assistant")
-    final = next((message.text for message in reversed(parsed.messages) if message.channel == Channel.FINAL), None)
-    stops = (tokenizer.return_, tokenizer.call, tokenizer.endoftext)
-    return Outcome(
-        question=question,
-        completion_ids=completion_ids,
-        final=final,
-        repairs=tuple(repair.kind for repair in parsed.repairs),
-        is_correct=final is not None and question.task.grade(question.problem, Answer(final=final)),
-        is_capped=len(completion_ids) >= max_tokens and completion_ids[-1] not in stops,
-    )
-
-
-def summarize(outcomes: Sequence[Outcome], *, tokenizer: Tokenizer) -> tuple[Cell, ...]:
-    """Count the outcomes, one cell a task and effort, in the order in which they were asked."""
-    groups: dict[tuple[str, Effort], list[Outcome]] = {}
-    for outcome in outcomes:
-        groups.setdefault((outcome.question.task.name, outcome.question.effort), []).append(outcome)
-    return tuple(
-        Cell(
-            task=task,
-            effort=effort,
-            num_problems=len(group),
-            num_correct=sum(outcome.is_correct for outcome in group),
-            num_clean=sum(not outcome.repairs and not outcome.is_capped for outcome in group),
-            num_capped=sum(outcome.is_capped for outcome in group),
-            mean_tokens=sum(len(outcome.completion_ids) for outcome in group) / len(group),
-            failures=tuple(
-                Failure(
-                    prompt=outcome.question.problem.prompt,
-                    expected=outcome.question.problem.answer,
-                    final=outcome.final,
-                    completion=tokenizer.decode(outcome.completion_ids),
-                    repairs=outcome.repairs,
-                    is_capped=outcome.is_capped,
-                )
-                for outcome in [outcome for outcome in group if not outcome.is_correct][:KEPT_FAILURES]
-            ),
-        )
-        for (task, effort), group in groups.items()
-    )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ossia.core.errors import InvalidInputError
+from ossia.engine.llm import LLM
 from ossia.evals import run as run_module
 from ossia.evals.run import (
     Evaluated,
@@ -113,7 +114,7 @@ def test_the_final_message_is_graded_not_the_reasoning(evaluated: Evaluated) -> 
     assert judge_text(evaluated, right).repairs == ()
     assert not judge_text(evaluated, wrong).is_correct
     assert not judge_text(evaluated, none).is_correct
-    assert judge_text(evaluated, none).final is None
+    assert judge_text(evaluated, none).answer.final is None
 
 
 def test_repairs_are_counted_and_do_not_make_an_answer_wrong(evaluated: Evaluated) -> None:
@@ -142,7 +143,7 @@ def test_run_eval_counts_each_cell(evaluated: Evaluated, monkeypatch: pytest.Mon
     first = tuple(render_prompt(evaluated.loaded, problems[0].prompt, effort=Effort.LOW))
     answers[first] = evaluated.loaded.tokenizer.encode("and so on " * MAX_TOKENS)[:MAX_TOKENS]
 
-    def fake(_: LoadedModel, questions: list[Question], *, max_tokens: int, **__: object) -> list[tuple[int, ...]]:
+    def fake(_: LLM, questions: list[Question], *, max_tokens: int, **__: object) -> list[tuple[int, ...]]:
         assert max_tokens == MAX_TOKENS
         return [tuple(answers[tuple(question.prompt_ids)]) for question in questions]
 
