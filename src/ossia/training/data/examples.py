@@ -91,11 +91,8 @@ def read_corpus(path: str | Path) -> list[str]:
     if path.is_dir() and (texts := list(folder_texts(path))):
         return texts
     if not path.is_file():
-        raise InvalidInputError(
-            f"corpus {path} is no file with documents and no folder of `ossia data build`; see [data.corpora] of the "
-            "recipe",
-            param="data.corpora",
-        )
+        what = "is a folder without a text of `ossia data build`" if path.is_dir() else "does not exist"
+        raise InvalidInputError(f"corpus {path} {what}; see [data.corpora] of the recipe", param="data.corpora")
     opener = lzma.open if path.suffix == ".xz" else open
     documents: list[str] = []
     with opener(path, "rt", encoding="utf-8") as lines:

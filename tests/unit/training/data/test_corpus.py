@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tests.unit.training.data.conftest import bytes_tokenizer
 
-from ossia.core.errors import DatasetError
+from ossia.core.errors import DatasetError, InvalidInputError
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.training.data.build import build, shard
 from ossia.training.data.corpus import ShardCorpus, TextCorpus, folder_texts, open_folder
+from ossia.training.data.examples import read_corpus
 from ossia.training.data.manifest import parse_manifest
 
 SHARES = {"a": 0.8, "b": 0.2}
@@ -67,5 +68,7 @@ def test_texts(corpus: Path) -> None:
 
 
 def test_no_corpus(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
+    with pytest.raises(InvalidInputError, match="without a text"):
+        read_corpus(tmp_path)
     with pytest.raises(DatasetError, match="ossia data build"):
         open_folder(tmp_path, tokenizer=small_tokenizer)
