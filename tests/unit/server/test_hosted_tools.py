@@ -144,6 +144,27 @@ def test_cancelling_while_a_tool_works(make_server, client_for):
     asyncio.run(run())
 
 
+def test_a_label_names_one_server_and_nothing_else(make_server, client_for):
+    app = make_server(PLAIN, tools=("mcp",))
+
+    def mcp(label):
+        return {"type": "mcp", "server_label": label, "server_url": "https://a.example", "require_approval": "never"}
+
+    function = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    space = {"type": "namespace", "name": "agents", "description": "", "tools": [function]}
+    cases = [([mcp("custom")], 0), ([mcp("functions"), function], 0), ([space, mcp("agents")], 1)]
+    cases += [([mcp("notes"), mcp("notes")], 1)]
+
+    async def run():
+        async with client_for(app) as client:
+            for tools, place in cases:
+                answer = await client.post("/v1/responses", json={"input": "x", "tools": tools})
+                assert answer.status_code == 400, answer.text
+                assert answer.json()["error"]["param"] == f"tools[{place}].server_label"
+
+    asyncio.run(run())
+
+
 def test_tools_that_are_off_or_cannot_be_had(make_server, client_for):
     async def refuse(_):
         raise InvalidInputError("no documentation is installed", param="backend")

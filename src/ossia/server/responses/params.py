@@ -83,6 +83,7 @@ def read_params(body: PromptBody, *, enabled: Sequence[str] = ()) -> PromptParam
             tools += read_tools(tool, at=f"tools[{i}]")
         else:
             hosted.append(own)
+    _check_labels(hosted, tools)
     chosen = read_chosen(body.tool_choice, hosted=hosted)
     wanted = body.text or {}
     text = validate(ResponseTextConfig, {"verbosity": wanted.get("verbosity")}, at="text")
@@ -112,6 +113,22 @@ def read_params(body: PromptBody, *, enabled: Sequence[str] = ()) -> PromptParam
         "reasoning": {"effort": effort.value, "summary": summary},
     }
     return PromptParams(rules, effort, summary, tuple(hosted), chosen, echo)
+
+
+def _check_labels(hosted: Sequence[HostedTool], tools: Sequence[ToolSpec]) -> None:
+    """Refuse MCP servers whose label names something else to the model."""
+    taken = {*_TAKEN, *(tool.namespace for tool in tools if isinstance(tool, FunctionSpec))}
+    for wanted in hosted:
+        label = wanted.wire.get("server_label")
+        if not isinstance(label, str):
+            continue
+        if label in taken:
+            raise ApiError(
+                f"{label[:60]!r} cannot label an MCP server here; it names other tools",
+                code="invalid_value",
+                param=f"{wanted.at}.server_label",
+            )
+        taken.add(label)
 
 
 def read_tools(tool: Mapping[str, Any], *, at: str) -> list[ToolSpec]:
