@@ -158,7 +158,9 @@ def make_runner(
     if device.type == "cpu" and native.is_available() and cache.dtype in CACHE_DTYPES:
         return NativeRunner(model, cache=cache, quantize=None if cpu_quant == "none" else cpu_quant, routing=routing)
     if device.type == "cpu" and not native.is_available():
-        logger.warning("torch runs the model on the CPU, slowly; the C++ kernels are not in use: %s", native.info().reason)
+        logger.warning(
+            "torch runs the model on the CPU, slowly; the C++ kernels are not in use: %s", native.info().reason
+        )
     if can_use_gpu_kernels(model, cache=cache):
         from ossia.engine.cuda_runner import CudaRunner
 

@@ -63,7 +63,9 @@ def test_it_says_how_this_cpu_would_run_it() -> None:
     assert "no AVX2" in slow[0]
     assert "free" not in slow[1]
     fallback = info.cpu_lines(cpu | {"path": "torch", "reason": "not built; build it with: x"})
-    assert fallback[0] == "on this CPU  torch, which is slow; the C++ kernels are not in use: not built; build it with: x"
+    assert (
+        fallback[0] == "on this CPU  torch, which is slow; the C++ kernels are not in use: not built; build it with: x"
+    )
 
 
 def test_the_need_on_this_machine(run: Any) -> None:
