@@ -12,7 +12,7 @@ from ossia.harmony.content import Effort
 from ossia.training.config import OptimizerConfig
 
 _FREE: Mapping[str, float] = MappingProxyType({})
-EXPERTS = ("frozen", "dense")
+EXPERTS = ("frozen", "mxfp4", "dense")
 SCALES = ("mean", "std")
 
 
@@ -100,7 +100,9 @@ class PolicyConfig:
         max_importance: the weight of trainer against engine probability is cut off here; math.inf leaves it.
         kl: weight of the divergence from the model that the run began with; 0 spares that model's memory.
         experts: what becomes of the experts' matrices. "frozen": they stay as they are, packed values too, and
-            everything else is trained; the cheapest. "dense": trained as they are; packaging then rounds them.
+            everything else is trained; the cheapest. "mxfp4": trained, and trainer and engine run them rounded as they
+            will be shipped (quantization-aware, straight through). "dense": trained as they are; packaging then rounds
+            what was learned.
     """
 
     scale: str = "mean"

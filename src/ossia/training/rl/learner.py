@@ -17,15 +17,13 @@ from ossia.core.errors import TrainingError
 from ossia.model.transformer import AttentionBackend, Transformer
 from ossia.training.attention import DenseRowAttention, FlexRowAttention
 from ossia.training.optimizer import MuonAdamW
+from ossia.training.quantize import is_expert_matrix, round_experts
 from ossia.training.rl.config import RLConfig, gate_bounds
 from ossia.training.rl.gate import Difference, check_gate, compare
 from ossia.training.rl.loss import TokenValues, importance_weights, policy_loss
 from ossia.training.rl.pack import Rows, pack
 from ossia.training.rl.replay import ReplayRouter
 from ossia.training.rl.trajectory import Datum
-
-EXPERT_MATRICES = (".experts.gate_up", ".experts.down")
-"""Parameters that are packed as MXFP4; the experts' biases are not among them."""
 
 
 class Scores(NamedTuple):
@@ -83,6 +81,9 @@ class Learner:
         for parameter in trained.values():
             parameter.requires_grad_(True)
         self.optimizer = MuonAdamW(trained.items(), config=config.optimizer)
+        if config.policy.experts == "mxfp4":
+            self.optimizer.publish = round_experts
+            self.optimizer.put_masters()
         self._bounds = gate_bounds(config.gate, is_float32=model.norm.weight.dtype == torch.float32)
         self._attend: Callable[..., Any] = flex_attention
         if self.device.type == "cuda":
@@ -98,7 +99,7 @@ class Learner:
         return {name: state.get(f"master.{name}", value.float()) for name, value in self.weights().items()}
 
     def _is_trained(self, name: str) -> bool:
-        return self.config.policy.experts != "frozen" or not name.endswith(EXPERT_MATRICES)
+        return self.config.policy.experts != "frozen" or not is_expert_matrix(name)
 
     def learn(self, data: Sequence[Datum], *, lr_scale: float, step: int) -> LearnReport:
         """Compare with the engine, then update the parameters by `policy.updates` steps of the optimizer.

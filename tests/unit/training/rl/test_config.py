@@ -22,7 +22,7 @@ from ossia.training.rl.config import (
     [
         (lambda: RolloutConfig(samples=1), "samples is 1; allowed: at least 2"),
         (lambda: RolloutConfig(problems=0), "problems is 0"),
-        (lambda: PolicyConfig(experts="int4"), "experts is 'int4'; allowed: frozen, dense"),
+        (lambda: PolicyConfig(experts="int4"), "experts is 'int4'; allowed: frozen, mxfp4, dense"),
         (lambda: RolloutConfig(efforts=()), "efforts is empty"),
         (lambda: RolloutConfig(efforts=("most",)), "unknown reasoning effort"),
         (lambda: RewardConfig(length_price={"low": 1.0}), "length_price.low is 1.0"),

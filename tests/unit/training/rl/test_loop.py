@@ -14,6 +14,7 @@ from tests.unit.training.rl.helpers import EchoTask, make_config, make_env, make
 from ossia.core.errors import CorruptFileError, TensorMismatchError, TrainingError
 from ossia.harmony.render import render
 from ossia.harmony.tokenizer import Tokenizer
+from ossia.kernels.mxfp4 import round_mxfp4
 from ossia.model.loading import LoadedModel
 from ossia.tools.registry import ToolSet
 from ossia.training.attention import DenseRowAttention
@@ -215,3 +216,23 @@ def test_tensorboard_gets_what_the_file_gets(
     assert got == [(row["step"], pytest.approx(row["reward"])) for row in rows if "reward" in row]
     wanted = {"reward", "pass_rate", "tokens/low", "entropy", "importance", "gate/mean", "gate/largest"}
     assert wanted <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize("experts", ["frozen", "mxfp4", "dense"])
+def test_what_becomes_of_the_experts(
+    tmp_path: Path, tokenizer: Tokenizer, warmed: dict[str, torch.Tensor], experts: str
+) -> None:
+    """Rounded experts are what the engine runs, and what packing keeps to the bit; frozen ones never change."""
+    rates = dataclasses.replace(RATES, muon_lr=0.02, adamw_lr=1e-3, warmup=0.0)
+    config = small(policy=PolicyConfig(experts=experts), optimizer=rates)
+    run = RLRun(config, tmp_path, loaded=fresh(tokenizer, warmed))
+    name = "layers.1.mlp.experts.down"
+    before = run.learner.weights()[name].clone()
+    report = run.take_step()
+    assert report.learned is not None
+    after, master = run.learner.weights()[name], run.learner.master_weights()[name]
+    assert torch.equal(after, before) == (experts == "frozen")
+    assert torch.equal(after, round_mxfp4(master)) == (experts == "mxfp4")
+    assert report.learned.difference.mean < 1e-5
+    second = run.take_step()
+    assert second.learned is None or second.learned.difference.mean < 1e-5
