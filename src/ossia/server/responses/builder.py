@@ -27,10 +27,11 @@ from ossia.server.responses.hosted import (
     open_request,
     written,
 )
+from ossia.server.responses.hosted_calls import HostedCalls
 from ossia.server.responses.items import Item
 from ossia.server.responses.schema import JsonObject
 from ossia.server.settings import ReasoningPolicy
-from ossia.tools.browser.citations import CitedPage, annotate
+from ossia.tools.browser.citations import annotate
 
 if TYPE_CHECKING:
     from ossia.engine.output_event import TokenLogprob
@@ -113,10 +114,7 @@ class OutputBuilder:
         self._open: _Open | None = None
         self._ending: Message | None = None
         self._turn_start = 0  # items before those of the turn in progress
-        self._hosted: list[int] = []  # places of calls of the server's own tools
-        self._waiting: set[int] = set()  # those of them that wait for their results
-        self._results: dict[int, tuple[Message, ...]] = {}  # those of the turn's calls, by the places of the calls
-        self._pages: dict[int, CitedPage] = {}
+        self._hosted = HostedCalls(self.items)
 
     @property
     def num_calls(self) -> int:
@@ -320,7 +318,8 @@ class OutputBuilder:
     def _part(self, item: _Open, text: str) -> JsonObject:
         if item.kind == "reasoning":
             return {"type": "reasoning_text", "text": text}
-        found = annotate(text, self._pages).annotations if self._pages else ()
+        pages = self._hosted.pages
+        found = annotate(text, pages).annotations if pages else ()
         annotations = [annotation.to_dict() for annotation in found]
         return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": item.logprobs}
 
@@ -373,9 +372,7 @@ class OutputBuilder:
         events = [self.event(shown.final, **place, **fields)] if shown.delta is not None else []
         if shown.working is not None:
             events.append(self.event(shown.working, **place))
-        self._hosted.append(len(self.items))
-        self._waiting.add(len(self.items))
-        self.items.append(Item(item.body, (message,)))
+        self._hosted.begin(Item(item.body, (message,)))
         self._open = None
         return events
 
@@ -385,15 +382,10 @@ class OutputBuilder:
         Args:
             number: which call of the server's own tools it was, from 0.
         """
-        place = self._hosted[number]
+        place = self._hosted.place(number)
         body = self.items[place].body
         ending = close_call(body, result, call=call, include=self._choices.include)
-        self._waiting.discard(place)
-        self._results[place] = result.messages
-        if not self._waiting:
-            self._place_results()
-        for source in result.sources:
-            self._pages[source.cursor] = CitedPage(url=source.url, title=source.title)
+        self._hosted.end(number, result)
         prefix = {"web_search_call": "response.web_search_call", "mcp_call": "response.mcp_call"}
         kind = prefix.get(body["type"], "response.code_interpreter_call")
         return [
@@ -401,23 +393,13 @@ class OutputBuilder:
             self.event("response.output_item.done", output_index=place, item=body),
         ]
 
-    def _place_results(self) -> None:
-        """Results stand behind the last call of the turn, as the model sees them, in the order of the calls."""
-        if self._results:
-            last = max(self._results)
-            results = [message for _, messages in sorted(self._results.items()) for message in messages]
-            self.items[last] = self.items[last]._replace(messages=(*self.items[last].messages, *results))
-            self._results.clear()
-
     def end_waiting(self) -> list[StreamEvent]:
         """End the calls whose results will not come."""
-        self._place_results()
         events: list[StreamEvent] = []
-        for place in sorted(self._waiting):
+        for place in self._hosted.give_up():
             body = self.items[place].body
             body["status"] = "incomplete"
             events.append(self.event("response.output_item.done", output_index=place, item=body))
-        self._waiting.clear()
         return events
 
 
