@@ -29,7 +29,8 @@ _PERSONAL = re.compile(
 )
 _ABOUT_THE_GAME = re.compile(
     r"leader ?board|\brank(?:ed|ing|ings)?\b|\bpoints?\b|chit.?chat|high score|\bratings?\b|\bchallenge\b|\bbots?\b|"
-    r"\brobot|\bchat ?room|\bthis (?:app|site|website|thing)\b",
+    r"\brobot|\bchat ?room|\bthis (?:app|site|website|thing)\b|\bcontest\b|"
+    r"\bprize\b|\b(?:this|these|new|other|more) chats?\b|\bmatch(?:ed|es)?\b",
     re.IGNORECASE,
 )
 _UNFIT = re.compile(
