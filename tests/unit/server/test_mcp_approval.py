@@ -235,3 +235,33 @@ def test_what_a_request_says_of_leave(given, asked):
 def test_which_tools_a_request_allows(allowed, offered):
     server = read_mcp(HostedTool("mcp", TOOL | {"allowed_tools": allowed}, "tools[0]"))
     assert {n for n in ("read", "write") if server.offers(n, is_read_only=n == "read")} == offered
+
+
+def test_in_a_conversation_and_in_the_background(make_server, client_for):
+    tool = notes()
+    app = serve(make_server, script, mcp=tool)
+
+    async def run():
+        async with client_for(app) as client:
+            conversation = (await client.post("/v1/conversations", json={})).json()["id"]
+
+            async def ask(given: Any) -> dict[str, Any]:
+                body = {"conversation": conversation, "input": given, "tools": [TOOL], "background": True}
+                made = (await client.post("/v1/responses", json=body)).json()
+                while made["status"] in ("queued", "in_progress"):
+                    await asyncio.sleep(0.01)
+                    made = (await client.get(f"/v1/responses/{made['id']}")).json()
+                return made
+
+            first = await ask("What shall I buy?")
+            second = await ask([answer(first["output"][-1])])
+            assert second["output"][-1]["content"][0]["text"] == "Buy milk."
+            third = await ask("Thanks.")
+            assert third["status"] == "completed"
+            page = (await client.get(f"/v1/conversations/{conversation}/items?order=asc")).json()["data"]
+            kinds = [item["type"] for item in page]
+            assert kinds[3:6] == ["mcp_approval_request", "mcp_approval_response", "mcp_call"]
+            assert kinds.count("mcp_list_tools") == 1
+
+    asyncio.run(run())
+    assert tool.num_calls == 1
