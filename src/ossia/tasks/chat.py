@@ -12,6 +12,7 @@ from functools import cache
 from ossia.core.paths import PACKAGE_ROOT
 from ossia.harmony.message import Effort
 from ossia.tasks.base import Answer, Problem, Solution, is_held_out
+from ossia.tasks.patterns import Patterns, read_patterns
 from ossia.tasks.words import load_words
 
 
@@ -37,8 +38,10 @@ class ChatTexts:
 @cache
 def load_chat() -> ChatTexts:
     """Read the packaged texts."""
-    raw = json.loads((PACKAGE_ROOT / "tasks" / "data" / "chat.json").read_text(encoding="utf-8"))
-    intents = tuple(
+    folder = PACKAGE_ROOT / "tasks" / "data"
+    raw = json.loads((folder / "chat.json").read_text(encoding="utf-8"))
+    more = read_patterns((folder / "chat_patterns.txt").read_text(encoding="utf-8"))
+    written = tuple(
         Intent(
             group=item["group"],
             name=item["name"],
@@ -48,6 +51,7 @@ def load_chat() -> ChatTexts:
         )
         for item in raw["intents"]
     )
+    intents = _merge(written, more)
     decline = raw["decline"]
     return ChatTexts(
         intents=intents,
@@ -61,30 +65,53 @@ def load_chat() -> ChatTexts:
     )
 
 
+def _merge(intents: tuple[Intent, ...], more: Sequence[Patterns]) -> tuple[Intent, ...]:
+    """Add the prompts of patterns to the intents of their names, and intents of new names."""
+    merged = {(intent.group, intent.name): intent for intent in intents}
+    for new in more:
+        old = merged.get((new.group, new.name))
+        merged[new.group, new.name] = Intent(
+            group=new.group,
+            name=new.name,
+            prompts=tuple(dict.fromkeys((*(old.prompts if old else ()), *new.prompts))),
+            answers=new.answers or (old.answers if old else ()),
+            accept=new.accept or (old.accept if old else ""),
+        )
+    return tuple(merged.values())
+
+
 def grade_by_pattern(pattern: str, final: str) -> bool:
     """Whether an answer contains the pattern that marks it as the right kind of answer."""
     return re.search(pattern, final, re.IGNORECASE) is not None
 
 
 class SmallTalk:
-    """One group of intents of data/chat.json: greetings, or questions about the model itself."""
+    """One group of intents: greetings, questions about the model itself, or conversation beyond its powers."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._intents = tuple(intent for intent in load_chat().intents if intent.group == name)
+        self._prompts = {
+            held_out: [
+                (intent, prompts)
+                for intent in self._intents
+                if (prompts := [prompt for prompt in intent.prompts if is_held_out(prompt) == held_out])
+            ]
+            for held_out in (False, True)
+        }
 
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
-        while True:
-            intent = rng.choice(self._intents)
-            prompts = [prompt for prompt in intent.prompts if is_held_out(prompt) == held_out]
-            if prompts:
-                break
+        intent, prompts = rng.choice(self._prompts[held_out])
         prompt = rng.choice(prompts)
         if not held_out:
             varied = _vary_writing(prompt, rng)
             prompt = prompt if is_held_out(varied) else varied  # "bye!" must not become the held-out "bye"
         return Problem(
-            task=self.name, prompt=prompt, answer=rng.choice(intent.answers), facts={"accept": intent.accept}
+            task=self.name,
+            prompt=prompt,
+            answer=rng.choice(intent.answers),
+            facts={"accept": intent.accept},
+            part=intent.name,
         )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
@@ -92,8 +119,7 @@ class SmallTalk:
         return Solution(analysis=analysis, final=(problem.answer,))
 
     def grade(self, problem: Problem, answer: Answer) -> bool:
-        final = answer.final or ""
-        return grade_by_pattern(problem.facts["accept"], final)
+        return grade_by_pattern(problem.facts["accept"], answer.final or "")
 
 
 class Decline:
@@ -133,7 +159,8 @@ def _fill(template: str, rng: random.Random) -> str:
     nouns = {key: rng.choice(words) for key in ("n", "n2", "n3", "n4")}
     names = {key: rng.choice(words).capitalize() for key in ("N", "N2")}
     numbers = {key: str(rng.randint(2, 10 ** rng.randint(1, 4))) for key in ("d", "d2")}
-    return template.format(**nouns, **names, **numbers, y=str(rng.randint(1200, 2030)))
+    large = {key: str(rng.randint(10**8, 10 ** rng.randint(9, 14))) for key in ("b", "b2")}
+    return template.format(**nouns, **names, **numbers, **large, y=str(rng.randint(1200, 2030)))
 
 
 def _vary_writing(prompt: str, rng: random.Random) -> str:

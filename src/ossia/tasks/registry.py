@@ -9,6 +9,7 @@ from ossia.tasks.arithmetic import Add, Compare, Subtract
 from ossia.tasks.base import Task
 from ossia.tasks.chat import Decline, SmallTalk
 from ossia.tasks.dates import Dates
+from ossia.tasks.define import Define
 from ossia.tasks.functions import FunctionCalls
 from ossia.tasks.hierarchy import Hierarchy
 from ossia.tasks.letters import CountLetters, ReverseWord, SpellWord
@@ -41,7 +42,9 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Hierarchy(),
             SmallTalk("greet"),
             SmallTalk("identity"),
+            SmallTalk("conversation"),
             Decline(),
+            Define(),
         )
     }
 )
