@@ -32,32 +32,36 @@ class Decontaminator:
 
     def __init__(self, texts: Iterable[str], *, size: int) -> None:
         self._hashes: dict[int, set[bytes]] = {}
+        self._prefix_size = min(size, MIN_WORDS)
+        self._prefixes: set[tuple[str, ...]] = set()  # one look-up a word; hashes are for what begins like a hit
         self.num_texts = self.num_too_short = 0
         for text in texts:
             words = normalize(text)
             length = min(size, len(words))
-            if length < min(size, MIN_WORDS):
+            if length < self._prefix_size:
                 self.num_too_short += 1
                 continue
             self.num_texts += 1
-            self._hashes.setdefault(length, set()).update(map(_hash, _ngrams(words, size=length)))
+            starts = range(len(words) - length + 1)
+            self._prefixes.update(tuple(words[start : start + self._prefix_size]) for start in starts)
+            hashes = self._hashes.setdefault(length, set())
+            hashes.update(_hash(words[start : start + length]) for start in starts)
 
     def overlap(self, text: str) -> str | None:
         """The first run of words that a text shares with an evaluation text, or None."""
         words = normalize(text)
-        for size, known in self._hashes.items():
-            for ngram in _ngrams(words, size=size):
-                if _hash(ngram) in known:
-                    return ngram
+        shifted = (words[start:] for start in range(self._prefix_size))
+        for start, prefix in enumerate(zip(*shifted, strict=False)):
+            if prefix in self._prefixes:
+                for size, known in self._hashes.items():
+                    ngram = words[start : start + size]
+                    if len(ngram) == size and _hash(ngram) in known:
+                        return " ".join(ngram)
         return None
 
 
-def _ngrams(words: list[str], *, size: int) -> Iterator[str]:
-    return (" ".join(words[start : start + size]) for start in range(len(words) - size + 1))
-
-
-def _hash(ngram: str) -> bytes:
-    return hashlib.blake2b(ngram.encode("utf-8", "replace"), digest_size=8).digest()
+def _hash(words: list[str]) -> bytes:
+    return hashlib.blake2b(" ".join(words).encode("utf-8", "replace"), digest_size=8).digest()
 
 
 def read_evaluation_file(path: Path) -> list[str]:

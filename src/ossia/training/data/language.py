@@ -9,7 +9,7 @@ from ossia.training.data.extras import need
 
 MIN_WORDS = 20
 """Shorter texts are not judged: names and foreign words decide too much in them."""
-MAX_CHARACTERS = 20_000
+MAX_CHARACTERS = 4_000
 """Longer texts are judged by their beginning."""
 
 

@@ -35,7 +35,7 @@ _VERSION_BEFORE = re.compile(r"(?:version|release|section|chapter|clause|paragra
 _CARD = re.compile(r"(?<![\w.,+-])\d(?:[ -]?\d){12,18}(?![\d-]|[.,]\d)")
 _CARD_PREFIX = re.compile(r"4|5[1-5]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)|3[47]|35|3(?:0[0-5]|[68])|6(?:011|4[4-9]|5)")
 _IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
-_PHONE_LIKE = re.compile(r"\d(?:[\s().+/-]{0,3}\d){6}")
+_PHONE_LIKE = re.compile(r"\d(?:[^\S\n]?[().+/-]{0,2}[^\S\n]?\d){6}")
 
 
 class _Identity(NamedTuple):
@@ -172,10 +172,13 @@ def _identity_replacer(text: str, identity: _Identity, checker: Any) -> Callable
 
 
 def _scrub_phones(text: str, *, regions: tuple[str, ...]) -> str:
-    if not _PHONE_LIKE.search(text):
-        return text
+    lines = text.split("\n")
+    return "\n".join(_scrub_line(line, regions) if _PHONE_LIKE.search(line) else line for line in lines)
+
+
+def _scrub_line(text: str, regions: tuple[str, ...]) -> str:
     phonenumbers = need("phonenumbers")
-    for region in (None, *regions):
+    for region in regions or (None,):  # each knows numbers with a + as well
         pieces: list[str] = []
         done = 0
         matcher = phonenumbers.PhoneNumberMatcher(text, region, leniency=phonenumbers.Leniency.STRICT_GROUPING)

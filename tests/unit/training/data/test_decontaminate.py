@@ -5,10 +5,12 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ossia.core.errors import InvalidInputError
 from ossia.tasks.words import load_words
-from ossia.training.data.decontaminate import Decontaminator, held_out_prompts, read_evaluation_file
+from ossia.training.data.decontaminate import MIN_WORDS, Decontaminator, held_out_prompts, read_evaluation_file
 from ossia.training.data.dedup import normalize
 
 WORDS = random.Random(0).sample(load_words().train, 60)
@@ -56,3 +58,21 @@ def test_evaluation_files(tmp_path: Path) -> None:
         read_evaluation_file(rows)
     with pytest.raises(InvalidInputError, match="no evaluation file"):
         read_evaluation_file(tmp_path / "none.jsonl")
+
+
+@given(
+    texts=st.lists(st.lists(st.sampled_from("abc"), max_size=12), max_size=4),
+    document=st.lists(st.sampled_from("abc"), max_size=30),
+    size=st.integers(2, 10),
+)
+def test_overlap_against_the_plain_search(texts: list[list[str]], document: list[str], size: int) -> None:
+    """Every run of the wanted length of every text, looked for as a string."""
+    needed = min(size, MIN_WORDS)
+    runs: set[str] = set()
+    for text in texts:
+        length = min(size, len(text))
+        if length >= needed:
+            runs |= {" ".join(text[start : start + length]) for start in range(len(text) - length + 1)}
+    expected = any(f" {run} " in f" {' '.join(document)} " for run in runs)
+    checker = Decontaminator((" ".join(text) for text in texts), size=size)
+    assert (checker.overlap(" ".join(document)) is not None) == expected
