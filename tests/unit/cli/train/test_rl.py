@@ -10,6 +10,7 @@ import pytest
 
 from ossia.cli.train.rl import describe_step, describe_validation, read_config
 from ossia.core.errors import InvalidInputError
+from ossia.training.rl.env import find_tasks
 from ossia.training.rl.gate import Difference
 from ossia.training.rl.learner import LearnReport
 from ossia.training.rl.report import StepReport, ValidationReport
@@ -28,10 +29,15 @@ def test_options_replace_what_the_recipe_says() -> None:
     recipe = str(RECIPES / "nano-rl.toml")
     plain = read_config(recipe, model=None, tasks=None, overrides=None)
     assert plain.init == "nano"
-    assert plain.rollout.efforts == ("low",)
+    assert plain.reward.length_price["low"] > plain.reward.length_price["medium"]
     changed = read_config(recipe, model="here", tasks="spell", overrides=["gate.max_mean=0.5"])
     assert (changed.init, dict(changed.tasks), changed.gate.max_mean) == ("here", {"spell": 1.0}, 0.5)
     assert changed.optimizer == plain.optimizer
+
+
+@pytest.mark.parametrize("name", ["nano-rl", "tiny-rl"])
+def test_recipes_name_tasks_that_exist(name: str) -> None:
+    assert find_tasks(read_config(str(RECIPES / f"{name}.toml"), model=None, tasks=None, overrides=None).tasks)
 
 
 @pytest.mark.parametrize(
