@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import functools
 from typing import Any
 
 import agents
 import openai
 import pytest
 
-from ossia.server.makers import HostedTool, read_mcp
-from ossia.tools.base import Tool
-from ossia.tools.mcp.client import connect_mcp
+from ossia.server.makers import make_mcp
 
 NEXT = "<|start|>assistant"
 THINK = "<|channel|>analysis<|message|>I need the weather.<|end|>" + NEXT
@@ -74,15 +72,6 @@ def add_up(prompt: str) -> str:
     return "<|channel|>final<|message|>It is 42.<|return|>" if answered else THINK + SUM
 
 
-async def make_local(wanted: HostedTool) -> Tool:
-    """As the server makes it, but for an address on loopback."""
-    return await connect_mcp(dataclasses.replace(read_mcp(wanted), is_private_allowed=True), approve=allow)
-
-
-async def allow(_name: str, _arguments: dict[str, object]) -> bool:
-    return True
-
-
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("is_allowed", [True, False])
 def test_an_agent_asks_its_user_before_a_call_of_an_mcp_server(start_server, mcp_url, streams, is_allowed):
@@ -115,7 +104,7 @@ def test_an_agent_asks_its_user_before_a_call_of_an_mcp_server(start_server, mcp
             return result
 
     with start_server(add_up, tools=("mcp",)) as server:
-        server.context.tool_makers = {"mcp": make_local}
+        server.context.tool_makers = {"mcp": functools.partial(make_mcp, is_private_allowed=True)}
         result = asyncio.run(converse(server.url))
         assert result.final_output == ("It is 42." if is_allowed else "Then I do not know.")
         assert asked == [("functions_add", '{"a":40,"b":2}')]

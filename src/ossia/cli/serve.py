@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -149,7 +150,7 @@ def tool_makers(answers: Answers) -> dict[str, ToolMaker]:
     """How the server makes the tools that clients ask for, a fresh one for each response."""
     from ossia.cli.tool_options import ToolOptions
     from ossia.cli.tools import make_one
-    from ossia.server.makers import CODE_INTERPRETER, WEB_SEARCH
+    from ossia.server.makers import CODE_INTERPRETER, MCP, WEB_SEARCH, make_mcp
 
     choice = ToolOptions(
         unsafe_python=answers.unsafe_python,
@@ -164,4 +165,7 @@ def tool_makers(answers: Answers) -> dict[str, ToolMaker]:
     async def make_python(_: HostedTool) -> Tool:
         return make_one("python", choice)
 
-    return {WEB_SEARCH: make_browser, CODE_INTERPRETER: make_python}
+    makers: dict[str, ToolMaker] = {WEB_SEARCH: make_browser, CODE_INTERPRETER: make_python}
+    if answers.private_mcp:
+        makers[MCP] = partial(make_mcp, is_private_allowed=True)
+    return makers

@@ -54,6 +54,10 @@ class Answers:
     search: options.Search = "docs"
     search_url: options.SearchUrl = None
     search_key: options.SearchKey = None
+    private_mcp: Annotated[
+        bool,
+        typer.Option("--private-mcp", help="MCP servers of clients may be at private addresses."),
+    ] = False
     database: Annotated[
         str | None,
         typer.Option(metavar="URL", help="SQLAlchemy URL. Default: a SQLite file in $OSSIA_HOME.", show_default=False),

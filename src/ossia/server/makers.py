@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ossia.server.errors import ApiError, unsupported
@@ -42,8 +43,11 @@ async def make_python(_: HostedTool) -> Tool:
     return make_tool("python")
 
 
-async def make_mcp(wanted: HostedTool) -> Tool:
-    """A connection to the MCP server that the client names; never to a private address.
+async def make_mcp(wanted: HostedTool, *, is_private_allowed: bool = False) -> Tool:
+    """A connection to the MCP server that the client names.
+
+    Args:
+        is_private_allowed: it may be at a private or loopback address, which clients could else not reach.
 
     Raises:
         ApiError: it is one of OpenAI's own connectors or tunnels.
@@ -54,7 +58,8 @@ async def make_mcp(wanted: HostedTool) -> Tool:
     async def is_allowed(_name: str, _arguments: dict[str, object]) -> bool:
         return True  # calls that need leave are held by the agent's loop, and come here once the client has given it
 
-    return await connect_mcp(read_mcp(wanted), approve=is_allowed)
+    server = replace(read_mcp(wanted), is_private_allowed=is_private_allowed)
+    return await connect_mcp(server, approve=is_allowed)
 
 
 def read_mcp(wanted: HostedTool) -> McpServer:

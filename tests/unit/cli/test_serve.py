@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ossia.core.errors import OssiaError
 from ossia.server.context import ServerContext
 from ossia.server.makers import HostedTool
 from ossia.server.settings import ReasoningPolicy
@@ -138,6 +139,22 @@ def test_tools_for_clients_are_made_as_the_options_say(run: Any, served: Served,
             await tool.close()
 
     assert "sources=web" not in asyncio.run(make())
+
+
+def test_private_mcp_servers_only_if_asked_for(run: Any, served: Served) -> None:
+    run("serve", "--tools", "mcp")
+    run("serve", "--tools", "mcp", "--private-mcp")
+    tool = {"type": "mcp", "server_label": "a", "server_url": "http://127.0.0.1:59999/mcp"}
+
+    async def fault(context: ServerContext) -> str:
+        with pytest.raises(OssiaError) as caught:
+            await context.tool_makers["mcp"](HostedTool("mcp", tool, "tools[0]"))
+        return str(caught.value)
+
+    closed, opened = (asyncio.run(fault(context)) for context in served)
+    assert "127.0.0.1" in closed
+    assert "onnect" in opened
+    assert closed != opened
 
 
 def test_missing_packages_name_the_extra(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
