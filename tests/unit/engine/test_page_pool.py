@@ -64,3 +64,19 @@ def test_wrong_counts_are_found() -> None:
     for num_holders in ({}, {page: 2}, {page: 1, 3: 1}):
         with pytest.raises(CacheIntegrityError, match="references"):
             pool.check_integrity(num_holders)
+
+
+def test_dropped_keys_are_found_no_more_and_no_page_is_lost() -> None:
+    pool = PagePool(5)
+    idle, held, plain = pool.take(), pool.take(), pool.take()
+    pool.name(idle, KEY)
+    pool.name(held, OTHER_KEY)
+    pool.release(idle)
+    pool.drop_keys()
+    assert (pool.find(KEY), pool.find(OTHER_KEY), pool.key_of(held)) == (None, None, None)
+    assert (pool.num_idle, pool.num_free) == (0, 2)
+    pool.check_integrity({held: 1, plain: 1})
+    pool.release(held)
+    assert pool.num_free == 3
+    pool.name(plain, KEY)  # keys can be given again
+    assert pool.find(KEY) == plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ossia.core.errors import InvalidInputError, TensorMismatchError
+from ossia.engine.async_engine import AsyncEngine
 from ossia.engine.build import EngineConfig, build_engine
 from ossia.engine.completion import Collector, Completion
 from ossia.engine.engine import Engine
@@ -211,3 +213,25 @@ def test_overlapped_steps_record_the_same(loaded: LoadedModel, make_engine: Call
     assert plain is not None
     assert overlapped is not None
     assert (plain == overlapped).all()
+
+
+def test_a_server_takes_new_weights_between_two_requests(loaded: LoadedModel) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
+
+    async def answer(engine: AsyncEngine) -> list[int]:
+        request = Request(id="a", prompt_ids=PROMPT, params=params)
+        return [token async for event in engine.generate(request) for token in event.token_ids]
+
+    async def work() -> None:
+        engine = AsyncEngine(make_engine(copy_of(loaded), "torch"))
+        before = await answer(engine)
+        await engine.update_weights(other_weights(loaded, seed=3))
+        after = await answer(engine)
+        with pytest.raises(TensorMismatchError):
+            await engine.update_weights({})
+        again = await answer(engine)
+        await engine.shutdown()
+        assert before != after
+        assert after == again
+
+    asyncio.run(work())

@@ -19,6 +19,8 @@ from ossia.model.config import ModelConfig, RopeConfig
 from ossia.model.loading import Identity, LoadedModel, SamplingDefaults
 from ossia.model.transformer import Transformer
 from ossia.tasks.base import Answer, Problem, Solution
+from ossia.tools.sandbox.base import SandboxError
+from ossia.tools.sandbox.pick import pick_sandbox
 from ossia.training.rl.config import RLConfig
 from ossia.training.rl.env import Env
 from ossia.training.rl.trajectory import Trajectory, Transition
@@ -119,3 +121,10 @@ def make_trajectory(transitions: Sequence[Transition], *, reward: float = 1.0) -
         reward=reward,
         ending="answered",
     )
+
+
+def has_sandbox() -> bool:
+    try:
+        return pick_sandbox("auto").is_isolated
+    except SandboxError:
+        return False

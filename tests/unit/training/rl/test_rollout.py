@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from tests.unit.training.rl.helpers import EchoTask, make_env
+from tests.unit.training.rl.helpers import EchoTask, has_sandbox, make_env
 
 from ossia.core.errors import OssiaError
 from ossia.engine.build import EngineConfig, build_engine
@@ -14,8 +14,6 @@ from ossia.engine.engine import Engine
 from ossia.harmony.content import DeveloperContent, Effort, FunctionTool, ToolNamespace
 from ossia.model.loading import LoadedModel
 from ossia.tasks.base import Answer, CallMade, Problem
-from ossia.tools.sandbox.base import SandboxError
-from ossia.tools.sandbox.pick import pick_sandbox
 from ossia.training.rl.config import RewardConfig, RolloutConfig
 from ossia.training.rl.env import Env, draw_envs, draw_held_out, find_tasks
 from ossia.training.rl.rollout import Rollout
@@ -26,13 +24,6 @@ Scripted = Callable[[Callable[[str], str]], Engine]
 WEATHER = DeveloperContent(
     tools=(ToolNamespace("functions", tools=(FunctionTool("weather", parameters={"type": "object"}),)),)
 )
-
-
-def has_sandbox() -> bool:
-    try:
-        return pick_sandbox("auto").is_isolated
-    except SandboxError:
-        return False
 
 
 def play(engine: Engine, loaded: LoadedModel, env: Env, *, reward: RewardConfig | None = None):
