@@ -22,7 +22,7 @@ class Corpus(Protocol):
     """Documents to draw from."""
 
     def draw(self, rng: random.Random) -> list[int]:
-        """The ids of a random document, the last one `<|endoftext|>`."""
+        """The ids of a random document, the last one `<|endoftext|>`, or a piece of one that is too long for a row."""
         ...
 
 
@@ -33,9 +33,13 @@ class TextCorpus:
         groups: texts by source.
         weights: how often a text of each group is drawn.
         tokenizer: encodes them.
+        longest: of longer documents a random piece of so many ids is given.
     """
 
-    def __init__(self, groups: Sequence[Sequence[str]], *, weights: Sequence[float], tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, groups: Sequence[Sequence[str]], *, weights: Sequence[float], tokenizer: Tokenizer, longest: int
+    ) -> None:
+        self._longest = longest
         self._groups = groups
         self._weights = weights
         self._tokenizer = tokenizer
@@ -43,30 +47,52 @@ class TextCorpus:
     def draw(self, rng: random.Random) -> list[int]:
         group = rng.choices(self._groups, self._weights)[0] if len(self._groups) > 1 else self._groups[0]
         text = rng.choice(group)
-        return [*self._tokenizer.encode(text), self._tokenizer.endoftext]
+        ids = [*self._tokenizer.encode(text), self._tokenizer.endoftext]
+        start = rng.randrange(len(ids) - self._longest + 1) if len(ids) > self._longest else 0
+        return ids[start : start + self._longest]
 
 
 class ShardCorpus:
-    """Documents of token shards, mapped: nothing is encoded and little is in memory."""
+    """Documents of token shards, mapped: nothing is encoded and little is in memory.
 
-    def __init__(self, shards: ShardedTokens) -> None:
+    A document of more than `longest` ids counts as several pieces, each of which comes as often as a short document
+    does, and overlaps the one before it by an id: the last target of one is the first input of the next.
+    """
+
+    def __init__(self, shards: ShardedTokens, *, longest: int) -> None:
         self._shards = shards
+        self._step = longest - 1
         numbers = shards.source_numbers()
-        members = [np.flatnonzero(numbers == number) for number in range(len(shards.index.sources))]
-        repeats = [source.repeats for source in shards.index.sources]
-        self._groups = [group for group in members if len(group)]
-        self._weights = [times * len(group) for times, group in zip(repeats, members, strict=True) if len(group)]
+        pieces = np.maximum(1, -(-(shards.lengths() - 1) // self._step))
+        self._groups: list[
+            tuple[np.ndarray, np.ndarray]
+        ] = []  # documents of a source, and where the pieces of each end
+        self._weights: list[float] = []
+        for number, source in enumerate(shards.index.sources):
+            members = np.flatnonzero(numbers == number)
+            if len(members):
+                ends = np.cumsum(pieces[members])
+                self._groups.append((members, ends))
+                self._weights.append(source.repeats * int(ends[-1]))
 
     def draw(self, rng: random.Random) -> list[int]:
-        group = rng.choices(self._groups, self._weights)[0]
-        return self._shards.document(int(group[rng.randrange(len(group))])).tolist()
+        members, ends = rng.choices(self._groups, self._weights)[0]
+        piece = rng.randrange(int(ends[-1]))
+        place = int(np.searchsorted(ends, piece, side="right"))
+        start = (piece - (int(ends[place - 1]) if place else 0)) * self._step
+        return self._shards.document(int(members[place]))[start : start + self._step + 1].tolist()
 
 
-def open_folder(folder: Path, *, tokenizer: Tokenizer) -> Corpus:
+def open_folder(folder: Path, *, tokenizer: Tokenizer, longest: int) -> Corpus:
     """A corpus of `ossia data build`: its shards if they are of this tokenizer, else its text.
 
     Sources come in the ratio of their shares; how long a pass is, and that a longer run repeats documents, is for the
     card to say and for the recipe to heed.
+
+    Args:
+        folder: of `ossia data build`, or one of shards.
+        tokenizer: of the run.
+        longest: ids of a draw at most; one more than a row, since the last id is a target only.
 
     Raises:
         DatasetError: the folder is no corpus, or is damaged.
@@ -74,11 +100,11 @@ def open_folder(folder: Path, *, tokenizer: Tokenizer) -> Corpus:
     place = folder / TOKENS_FOLDER if (folder / TOKENS_FOLDER / INDEX_FILE).is_file() else folder
     has_shards = (place / INDEX_FILE).is_file()
     if has_shards and (read_index(place).tokenizer.sha256 == stamp_of(tokenizer).sha256 or not is_corpus(folder)):
-        return ShardCorpus(ShardedTokens(place, tokenizer=tokenizer))
-    return _open_text(folder, tokenizer=tokenizer)
+        return ShardCorpus(ShardedTokens(place, tokenizer=tokenizer), longest=longest)
+    return _open_text(folder, tokenizer=tokenizer, longest=longest)
 
 
-def _open_text(folder: Path, *, tokenizer: Tokenizer) -> TextCorpus:
+def _open_text(folder: Path, *, tokenizer: Tokenizer, longest: int) -> TextCorpus:
     manifest = parse_manifest(read_report(folder)["manifest"], folder=folder)
     groups: dict[str, list[str]] = {source.name: [] for source in manifest.sources}
     characters = dict.fromkeys(groups, 0)  # without tokens they stand for the length
@@ -88,7 +114,8 @@ def _open_text(folder: Path, *, tokenizer: Tokenizer) -> TextCorpus:
     repeats = plan_mixture(manifest.sources, tokens=characters).repeats
     present = [name for name in groups if groups[name]]
     weights = [repeats.get(name, 0.0) * len(groups[name]) for name in present]
-    return TextCorpus([groups[name] for name in present], weights=weights, tokenizer=tokenizer)
+    texts = [groups[name] for name in present]
+    return TextCorpus(texts, weights=weights, tokenizer=tokenizer, longest=longest)
 
 
 def folder_texts(folder: Path) -> Iterator[str]:

@@ -124,14 +124,15 @@ class ExampleSource:
     def __init__(self, config: DataConfig, *, tokenizer: Tokenizer, identity: Identity) -> None:
         self._tokenizer = tokenizer
         self._corpora: dict[str, Corpus] = {}
+        longest = config.sequence_length + 1
         questions: list[str] = []
         for name, path in config.corpora.items():
             if Path(path).is_dir():
-                self._corpora[name] = open_folder(Path(path), tokenizer=tokenizer)
+                self._corpora[name] = open_folder(Path(path), tokenizer=tokenizer, longest=longest)
                 questions += read_questions(folder_texts(Path(path)))
             else:
                 documents = read_corpus(path)
-                self._corpora[name] = TextCorpus([documents], weights=[1.0], tokenizer=tokenizer)
+                self._corpora[name] = TextCorpus([documents], weights=[1.0], tokenizer=tokenizer, longest=longest)
                 questions += read_questions(documents)
         tasks = dict(TASKS)
         tasks["decline"] = Decline(questions=questions)
@@ -147,7 +148,7 @@ class ExampleSource:
         self._maker = ConversationMaker(tasks, tokenizer=tokenizer, identity=identity, max_turns=config.max_turns)
 
     def draw(self, rng: random.Random) -> Example:
-        """Draw one example; documents are learned whole, and end in `<|endoftext|>`."""
+        """Draw one example; documents are learned whole, or as pieces that fill a row, and end in `<|endoftext|>`."""
         name = rng.choices(self._names, self._weights)[0]
         if name in self._corpora:
             ids = self._corpora[name].draw(rng)
