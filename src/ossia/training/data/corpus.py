@@ -64,9 +64,7 @@ class ShardCorpus:
         self._step = longest - 1
         numbers = shards.source_numbers()
         pieces = np.maximum(1, -(-(shards.lengths() - 1) // self._step))
-        self._groups: list[
-            tuple[np.ndarray, np.ndarray]
-        ] = []  # documents of a source, and where the pieces of each end
+        self._groups: list[tuple[np.ndarray, np.ndarray]] = []  # documents of a source, and the ends of their pieces
         self._weights: list[float] = []
         for number, source in enumerate(shards.index.sources):
             members = np.flatnonzero(numbers == number)
