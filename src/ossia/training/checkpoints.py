@@ -57,6 +57,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "checkpoints"
         self._pending: _Pending | None = None
+        self._group: dist.ProcessGroup | None = None
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint."""
@@ -98,10 +99,20 @@ class Checkpoints:
                 still,
                 storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True),
                 no_dist=_is_alone(),
+                process_group=self._own_group(),
             )
         except (OSError, CheckpointException) as error:
             raise self._failed(step, aside, error) from error
         self._pending = _Pending(step, aside, cast("Future[Any]", done))
+
+    def _own_group(self) -> dist.ProcessGroup | None:
+        """Processes talk about a checkpoint in a thread of their own, while the run's sums go over the main group.
+
+        Over one group the two would meet in another order in each process, and wait for each other for ever.
+        """
+        if self._group is None and not _is_alone():
+            self._group = cast("dist.ProcessGroup", dist.new_group(backend="gloo"))
+        return self._group
 
     def poll(self) -> None:
         """Put a checkpoint in its place if it has been written meanwhile. Raises as `finish`."""

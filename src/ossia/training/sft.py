@@ -76,12 +76,14 @@ class SftResult(NamedTuple):
         folder: the model.
         data: what it learned from.
         before, after: held-out loss; NaN if nothing was held out.
+        is_first: whether this process is the one that reports.
     """
 
     folder: Path
     data: SftData
     before: float
     after: float
+    is_first: bool = True
 
 
 Show = Callable[[SftProgress, float], None]
@@ -148,7 +150,7 @@ def finetune(
         weights = trainer.master_weights()
         if world.is_first:
             repackage_model(weights, folder / "model", init=config.init, name=config.name)
-    return SftResult(folder / "model", data, looks.first, looks.last)
+    return SftResult(folder / "model", data, looks.first, looks.last, world.is_first)
 
 
 # ---- data ----

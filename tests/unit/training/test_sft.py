@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +121,28 @@ def test_what_is_taught_is_said(init: Path, tmp_path: Path) -> None:
     for effort in ("low", "high"):
         said = llm.chat([row["question"] for row in rows], effort=effort, progress=False)
         assert [turn.text for turn in said] == [row["answer"] for row in rows]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(init: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", *ROWS)
+    lines: list[list[dict[str, Any]]] = []
+    for processes in (1, 2):
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes == 2 else []
+        sets = [item for key, value in QUICK.items() for item in ("--set", f"{key}={value}")]
+        options = ["--data", file, "--model", str(init), "--out", str(tmp_path / str(processes)), "--json", *sets]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        command = [sys.executable, *start, "-m", "ossia.cli.main", "train", "sft", *options]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        lines.append([json.loads(line) for line in done.stdout.splitlines()])
+    one, two = lines
+    assert [line["kind"] for line in one] == [line["kind"] for line in two]  # one process reports
+    for mine, theirs in zip(one[1:-1], two[1:-1], strict=True):
+        # Sums are taken in another order.
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert mine["held_out_loss"] == pytest.approx(theirs["held_out_loss"], rel=1e-3)
+    assert (tmp_path / "2" / "model" / "model.safetensors").is_file()
 
 
 def test_bad_and_long_rows_are_told_or_left_out(init: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:

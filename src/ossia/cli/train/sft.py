@@ -100,7 +100,8 @@ def command(
     screen = _JsonScreen() if as_json else _Screen()
     with screen:
         result = finetune(config, out, on_data=screen.data, on_log=screen.progress)
-    screen.result(result)
+    if result.is_first:
+        screen.result(result)
 
 
 class _Screen:
