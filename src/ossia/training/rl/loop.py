@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ossia.engine.build import EngineConfig, build_engine
 from ossia.model.checkpoint.load import load_model, resolve_model
 from ossia.model.checkpoint.source import read_config
 from ossia.model.loading import LoadedModel, find_tokenizer, read_identity, read_json_if_any, read_sampling
 from ossia.model.transformer import Transformer
+from ossia.model.update import update_weights
 from ossia.training.optimizer import schedule
 from ossia.training.package import repackage_model
 from ossia.training.rl.advantage import data_of
@@ -64,7 +65,7 @@ class RLRun:
         self.best = None if best is None else (best.score, best.step)
         rollout = config.rollout
         self.engine = build_engine(
-            self._engine_model(),
+            engine_model(loaded, weights=self.learner.weights(), is_packed=self._is_packed()),
             config=EngineConfig(
                 max_num_seqs=rollout.max_num_seqs,
                 max_queue=1 << 20,
@@ -78,17 +79,15 @@ class RLRun:
             self._tasks, efforts=rollout.efforts, number=config.validation.problems, seed=config.validation.seed
         )
 
-    def _engine_model(self) -> LoadedModel:
-        """What the engine runs: the trainer's own parameters. On a GPU, whose kernels want packed experts, a model of
-        its own, if packing leaves the experts as they are."""
-        weight = self.loaded.model.norm.weight
-        if weight.device.type == "cpu" or self.config.policy.experts == "dense":
-            return self.loaded
-        packed = Transformer(self.loaded.model.config, dtype=weight.dtype, device=weight.device, packed_experts=True)
-        return dataclasses.replace(self.loaded, model=packed.eval())
+    def _is_packed(self) -> bool:
+        """Whether the engine has a model of its own: on a GPU, whose kernels want packed experts, if packing leaves the
+        experts as they are."""
+        return self.learner.device.type == "cuda" and self.config.policy.experts != "dense"
 
     def run(self, *, on_log: Progress | None = None, max_steps: int | None = None) -> None:
-        """Go on to the end, or for `max_steps` steps; a checkpoint is there afterwards, also if it was interrupted.
+        """Go on to the end, or for `max_steps` steps, and write a checkpoint.
+
+        Ctrl-C ends it, too: what came after the last checkpoint is then lost, for a step may have been half done.
 
         Raises:
             TrainingError: the gate is shut or a gradient is no number; the last checkpoint is from before.
@@ -97,7 +96,7 @@ class RLRun:
         config = self.config
         end = config.run.steps if max_steps is None else min(config.run.steps, self.step + max_steps)
         log = MetricsLog(self.folder, step=self.step, tensorboard=config.run.tensorboard)
-        with suppress(KeyboardInterrupt), log as metrics:
+        with log as metrics:
 
             def tell(report: StepReport | ValidationReport) -> None:
                 metrics.write(report)
@@ -146,6 +145,16 @@ class RLRun:
         """Write a checkpoint."""
         optimizer = self.learner.optimizer
         save_state(self.folder, RLState(optimizer.state, self.step, optimizer.num_updates))
+
+
+def engine_model(loaded: LoadedModel, *, weights: Mapping[str, Tensor], is_packed: bool) -> LoadedModel:
+    """What the engine runs: the trainer's own model, or one with packed experts that has the same values."""
+    if not is_packed:
+        return loaded
+    weight = loaded.model.norm.weight
+    packed = Transformer(loaded.model.config, dtype=weight.dtype, device=weight.device, packed_experts=True)
+    update_weights(packed, weights)
+    return dataclasses.replace(loaded, model=packed.eval())
 
 
 def train_rl(

@@ -21,7 +21,15 @@ from ossia.training.attention import DenseRowAttention
 from ossia.training.loss import next_token_loss
 from ossia.training.optimizer import MuonAdamW
 from ossia.training.rl import env as module
-from ossia.training.rl.config import RATES, PolicyConfig, RLConfig, RLRunConfig, RolloutConfig, ValidationConfig
+from ossia.training.rl.config import (
+    RATES,
+    GateConfig,
+    PolicyConfig,
+    RLConfig,
+    RLRunConfig,
+    RolloutConfig,
+    ValidationConfig,
+)
 from ossia.training.rl.loop import RLRun
 from ossia.training.rl.report import StepReport, ValidationReport
 from ossia.training.rl.state import BEST, CHECKPOINT, load_best
@@ -236,3 +244,24 @@ def test_what_becomes_of_the_experts(
     assert report.learned.difference.mean < 1e-5
     second = run.take_step()
     assert second.learned is None or second.learned.difference.mean < 1e-5
+
+
+@pytest.mark.parametrize("experts", ["frozen", "mxfp4"])
+def test_an_engine_with_packed_experts_agrees_with_the_trainer(
+    tmp_path: Path,
+    tokenizer: Tokenizer,
+    warmed: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    experts: str,
+) -> None:
+    """As on a GPU: the engine's model is another one, packed anew at each update, and the gate stays open."""
+    monkeypatch.setattr(RLRun, "_is_packed", lambda _: True)
+    loaded = fresh(tokenizer, warmed)
+    for name, parameter in loaded.model.named_parameters():
+        if name.endswith((".experts.gate_up", ".experts.down")):
+            parameter.data.copy_(round_mxfp4(parameter.data))  # as a shipped file has them
+    rates = dataclasses.replace(RATES, muon_lr=0.02, adamw_lr=1e-3, warmup=0.0)
+    gate = GateConfig(max_mean=1e-3, max_single=0.1)  # the kernels take packed experts' activations in 16 bits
+    run = RLRun(small(policy=PolicyConfig(experts=experts), optimizer=rates, gate=gate), tmp_path, loaded=loaded)
+    assert run.engine.runner.model is not run.learner.model  # type: ignore[attr-defined]
+    assert [run.take_step().learned is not None for _ in range(3)].count(True) >= 2
