@@ -3,7 +3,15 @@
 python -m benchmarks.kernels.cpu_20b                      writes benchmarks/results/cpu-20b.md and .json
 python -m benchmarks.kernels.cpu_20b --json               prints the JSON and writes nothing
 python -m benchmarks.kernels.cpu_20b --layers 4           a model cut to 4 layers; the whole is extrapolated
-    --peer llama-bench --peer-model NAME=PATH ...         runs llama.cpp's llama-bench on GGUF files of the same cut
+    --folder FOLDER                                       of benchmarks.kernels.random_checkpoint, mapped as it is
+    --peer llama-bench --gguf FOLDER2                     llama.cpp on the same weights: bf16.gguf and q8_0.gguf are
+                                                          written there by our exporter if they are not there yet
+    --peer llama-bench --peer-model NAME=PATH ...         llama.cpp on other GGUF files
+
+All in one line, on a quiet machine with 16 GiB of memory and 42 GB of disk, half an hour with the writing:
+
+python -m benchmarks.kernels.random_checkpoint /tmp/r20b && \\
+    python -m benchmarks.kernels.cpu_20b --folder /tmp/r20b --peer llama-bench --gguf /tmp/r20b-gguf
 """
 
 # L layers, T tokens, D model, V vocabulary, N sequences
@@ -18,7 +26,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from benchmarks.timing import results_folder
@@ -27,6 +36,8 @@ from ossia.evals.environment import describe
 from ossia.evals.report import markdown_table, write_text
 from ossia.kernels import native
 from ossia.kernels.native_model import NativeBatch, NativeCache, NativeModel
+from ossia.model.checkpoint.gguf import write_gguf
+from ossia.model.checkpoint.mapped import load_mapped
 from ossia.model.config import PUBLISHED, ModelConfig
 from ossia.model.transformer import Transformer
 
@@ -45,13 +56,20 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=24, help="layers of the model measured (default 24, all)")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions, of which the median counts (default 5)")
     parser.add_argument("--peer", help="path of llama.cpp's llama-bench")
+    parser.add_argument("--folder", type=Path, help="a checkpoint to map instead of a model made in memory")
+    parser.add_argument("--gguf", type=Path, help="where GGUF files of --folder are, or are to be written")
     parser.add_argument("--peer-model", action="append", default=[], metavar="NAME=PATH", help="a GGUF file for it")
     options = parser.parse_args()
-    record = measure(options.layers, rounds=options.rounds)
+    peers = [Peer(*pair.split("=", 1)) for pair in options.peer_model]
+    if options.gguf is not None:
+        if options.folder is None or options.peer is None:
+            parser.error("--gguf needs --folder and --peer")
+        peers += write_peers(options.folder, options.gguf)
+    record = measure(options.layers, rounds=options.rounds, folder=options.folder)
     record["arguments"] = " ".join(sys.argv[1:])
-    record["peers"] = [
-        run_peer(options.peer, *pair.split("=", 1), rounds=options.rounds) for pair in options.peer_model
-    ]
+    # Only now, when our model is gone: both at once would not fit into 24 GiB.
+    record["peers"] = [run_peer(options.peer, peer, rounds=options.rounds) for peer in peers]
+    record["ratios"] = ratios(record)
     if options.json:
         json.dump(record, sys.stdout, indent=1)
         print()
@@ -62,12 +80,19 @@ def main() -> None:
     print(page)
 
 
-def measure(num_layers: int, *, rounds: int) -> dict[str, Any]:
+def measure(num_layers: int, *, rounds: int, folder: Path | None = None) -> dict[str, Any]:
     """All figures of ours, as JSON types."""
-    config = dataclasses.replace(
-        PUBLISHED["openai/gpt-oss-20b"], num_hidden_layers=num_layers, layer_types=(), max_position_embeddings=CONTEXT
-    )
-    model = random_model(config)
+    if folder is None:
+        config = dataclasses.replace(
+            PUBLISHED["openai/gpt-oss-20b"],
+            num_hidden_layers=num_layers,
+            layer_types=(),
+            max_position_embeddings=CONTEXT,
+        )
+        model = random_model(config)
+    else:
+        model = load_mapped(folder).model
+        num_layers = model.config.num_hidden_layers
     memory = torch.zeros(1 << 28, dtype=torch.float32)
     rows = []
     for quantize in (None, "q8"):
@@ -195,14 +220,51 @@ def make_batch(
     )
 
 
-def run_peer(program: str, name: str, path: str, *, rounds: int) -> dict[str, Any]:
+class Peer(NamedTuple):
+    """A GGUF file for llama.cpp, and how it is to be loaded: "auto", "mmap" or "none"."""
+
+    name: str
+    path: str
+    load_mode: str = "auto"
+
+
+def write_peers(folder: Path, target: Path) -> list[Peer]:
+    """GGUF files of a checkpoint, those that are not there yet; Q8_0 both mapped and read into memory."""
+    target.mkdir(parents=True, exist_ok=True)
+    for kind in ("bf16", "q8_0"):
+        path = target / f"{kind}.gguf"
+        if not path.is_file():
+            write_gguf(folder, path, dense=kind)
+    return [
+        Peer("llama.cpp, BF16 dense, mapped", str(target / "bf16.gguf"), "mmap"),
+        Peer("llama.cpp, Q8_0 dense, mapped", str(target / "q8_0.gguf"), "mmap"),
+        Peer("llama.cpp, Q8_0 dense, read", str(target / "q8_0.gguf"), "none"),
+    ]
+
+
+def run_peer(program: str, peer: Peer, *, rounds: int) -> dict[str, Any]:
     """llama-bench on a GGUF file, as many threads as ours."""
     threads = str(native.info().num_threads)
-    command = [program, "-m", path, "-t", threads, "-p", str(PREFILL), "-n", "16", "-r", str(rounds), "-o", "json"]
+    own = ["-t", threads, "-p", str(PREFILL), "-n", "16", "-r", str(rounds), "-lm", peer.load_mode, "-o", "json"]
+    command = [program, "-m", peer.path, *own]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     tests = json.loads(result.stdout)
     rates = {"prefill" if test["n_prompt"] else "decode": statistics.median(test["samples_ts"]) for test in tests}
-    return {"name": name, "command": " ".join(["llama-bench", *command[3:]]), **rates}
+    return {"name": peer.name, "command": " ".join(["llama-bench", "-m", Path(peer.path).name, *own]), **rates}
+
+
+def ratios(record: dict[str, Any]) -> dict[str, float]:
+    """Ours by llama.cpp's best of the same kind of dense weights, both as measured, in one run."""
+    found: dict[str, float] = {}
+    rows = {row["weights"]: row for row in record["rows"]}
+    for ours, theirs in (("bf16", "BF16"), ("q8", "Q8_0")):
+        peers = [peer for peer in record["peers"] if theirs in peer["name"]]
+        if not peers:
+            continue
+        for what in ("decode", "prefill"):
+            rate = rows[ours][f"measured_{what}_tokens_per_second"]
+            found[f"{what}, {theirs}"] = round(rate / max(peer[what] for peer in peers), 2)
+    return found
 
 
 def render_page(record: dict[str, Any]) -> str:
@@ -244,6 +306,8 @@ def render_page(record: dict[str, Any]) -> str:
             "",
             markdown_table(["", "decode, tokens/s", "prefill 512, tokens/s"], measured),
             "",
+            *[f"- {what}: {ratio:.2f} x llama.cpp's best" for what, ratio in record["ratios"].items()],
+            *([""] if record["ratios"] else []),
             "## How it was measured",
             "",
             f"- Command: `{record['command']} {record['arguments']}`".rstrip("` ") + "`",
