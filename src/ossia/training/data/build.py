@@ -96,6 +96,7 @@ def build(
     """
     if engine not in ENGINES:
         raise InvalidInputError(f"there is no engine {engine!r}; choose {' or '.join(ENGINES)}", param="engine")
+    out = out.absolute()
     check_replaceable(out, marker=REPORT_FILE)
     if engine == "ray":
         from ossia.training.data.ray_engine import run_ray

@@ -84,6 +84,7 @@ class ShardWriter:
         tokenizer_name: str = "",
         shard_tokens: int = SHARD_TOKENS,
     ) -> None:
+        folder = folder.absolute()
         check_replaceable(folder, marker=INDEX_FILE)
         self._target = folder
         self._aside = folder.with_name(f"{folder.name}.new")

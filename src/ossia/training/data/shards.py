@@ -61,6 +61,10 @@ class ShardedTokens:
     def __len__(self) -> int:
         return self._starts[-1]
 
+    def __reduce__(self) -> tuple[type[ShardedTokens], tuple[Path]]:
+        """What a worker that is spawned gets: the folder, which it maps itself."""
+        return ShardedTokens, (self.folder,)
+
     @property
     def num_tokens(self) -> int:
         """Tokens of all documents, their ends included."""

@@ -196,5 +196,11 @@ def _from_row(source: Source, place: str, row: Any) -> Document | Unreadable:
     for name, value in zip(source.text, values, strict=True):
         if not isinstance(value, str):
             return Unreadable(source.name, place, f"its field {name!r} should be a string, but is {value!r:.40}")
+    text = "\n".join(str(value) for value in values)
     credit = row.get(source.credit) if source.credit else None
-    return Document(source.name, place, "\n".join(str(value) for value in values), str(credit or ""))
+    return Document(source.name, place, _without_surrogates(text), _without_surrogates(str(credit or "")))
+
+
+def _without_surrogates(text: str) -> str:
+    """Half characters, which JSON can escape but UTF-8 cannot write, become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -190,3 +190,12 @@ def test_reports(tmp_path: Path) -> None:
     paths = write_report(record, tmp_path, command="x")
     assert paths[0].read_text() == to_markdown(record, command="x")
     assert json.loads(paths[1].read_text())["examples"] == 200
+
+
+def test_a_keyword_of_ones_own_is_judged_like_those_that_ship() -> None:
+    restricted = next(e.text for e in draw_many(80, parts=("held_out",), seed=6) if e.is_hazard)
+    text = KeywordFilter().pattern.sub("zorblax", restricted)
+    assert HAZARD.judge(text) is None
+    judgement = HazardFilter(terms=["zorblax"]).judge(text)
+    assert judgement is not None
+    assert judgement.probability == HAZARD.judge(restricted).probability  # pyright: ignore[reportOptionalMemberAccess]

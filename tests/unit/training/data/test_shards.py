@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,21 @@ def test_nothing_to_write_is_an_error_and_keeps_what_was_there(write_shards: Any
     ):
         writer.finish()
     assert len(ShardedTokens(folder)) == 12
+
+
+def test_a_worker_gets_the_folder_and_not_the_tokens(write_shards: Any) -> None:
+    shards = ShardedTokens(write_shards({"a": ["x" * 1000] * 50}))
+    packed = pickle.dumps(shards)
+    assert len(packed) < 500
+    assert np.array_equal(pickle.loads(packed).document(7), shards.document(7))
+
+
+def test_shards_may_be_written_into_an_empty_folder_by_its_relative_name(
+    tmp_path: Path, small_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with ShardWriter(Path(), tokenizer=small_tokenizer, sources=["a"]) as writer:
+        writer.add("x", source="a")
+        writer.finish()
+    assert len(ShardedTokens(tmp_path / "here")) == 1

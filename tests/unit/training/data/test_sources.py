@@ -115,3 +115,10 @@ def test_sources_without_anything(tmp_path: Path) -> None:
 def test_only_so_many(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(rows("one", "two", "three"))
     assert len(list(read_sources(manifest(tmp_path, max_documents=2)))) == 2
+
+
+def test_half_characters(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a\\ud800b \\ud83d\\ude00"}\n')
+    (document,) = read_sources(manifest(tmp_path))
+    assert isinstance(document, Document)
+    assert document.text == "a?b \U0001f600"

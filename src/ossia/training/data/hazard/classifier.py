@@ -38,13 +38,13 @@ _WORD = re.compile(rf"[^\W\d_]+(?:'[a-z]+)?|{KEYWORD}")
 _KEYWORDS = KeywordFilter()
 
 
-def features(text: str) -> list[int]:
+def features(text: str, *, keywords: KeywordFilter = _KEYWORDS) -> list[int]:
     """The different words and pairs of words of a text, as CRC-32 values.
 
     Keywords become one sign, so that what is said of one thing holds for another; articles are left out. Pairs are of
     neighbours, and of neighbours but one.
     """
-    marked = _KEYWORDS.pattern.sub(f" {KEYWORD} ", text.lower())
+    marked = keywords.pattern.sub(f" {KEYWORD} ", text.lower())
     words = ["^", *(word for word in _WORD.findall(marked) if word not in ARTICLES), "$"]
     pairs = (f"{left} {right}" for left, right in itertools.pairwise(words))
     wide = (f"{left} * {right}" for left, right in zip(words, words[2:], strict=False))
@@ -66,9 +66,9 @@ class HazardClassifier(NamedTuple):
     bias: float
     threshold: float
 
-    def probability(self, text: str) -> float:
-        """How probable it is that a passage is hazardous."""
-        found = np.asarray(features(text), dtype=np.uint32)
+    def probability(self, text: str, *, keywords: KeywordFilter = _KEYWORDS) -> float:
+        """How probable it is that a passage is hazardous, `keywords` being those that it was found by."""
+        found = np.asarray(features(text, keywords=keywords), dtype=np.uint32)
         places = np.minimum(np.searchsorted(self.hashes, found), len(self.hashes) - 1)
         is_known = self.hashes[places] == found
         logit = self.bias + float(self.weights[places[is_known]].sum()) / math.sqrt(max(1, len(found)))

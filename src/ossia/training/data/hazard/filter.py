@@ -44,7 +44,7 @@ class HazardFilter:
         """The worst passage of a text, or None if it has no keyword."""
         worst: Judgement | None = None
         for passage in self.keywords.passages(text):
-            probability = self.classifier.probability(passage.text)
+            probability = self.classifier.probability(passage.text, keywords=self.keywords)
             if worst is None or probability > worst.probability:
                 worst = Judgement(passage, probability, probability >= self.threshold)
         return worst
