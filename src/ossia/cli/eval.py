@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -14,11 +15,18 @@ from ossia.cli import options
 from ossia.cli.options import examples
 from ossia.core.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    from ossia.harmony.message import Effort
+    from ossia.tasks.base import Task
+
+_T = TypeVar("_T")
+SUITES = ("tasks", "ordinary", "lengths", "generators")
 EXAMPLES = examples(
     "ossia eval nano",
     "ossia eval nano --tasks count_letters --effort low,high --limit 50",
-    "ossia eval nano --json",
+    "ossia eval nano --suite ordinary --out report",
     "ossia eval nano --out benchmarks/results --readme README.md",
+    "ossia eval --table whole.json --table no-rl.json",
 )
 
 
@@ -27,6 +35,7 @@ def command(
     tasks: Annotated[
         str | None, typer.Option(metavar="A,B", help="Tasks to ask. Default: all.", show_default=False)
     ] = None,
+    suite: Annotated[str, typer.Option(metavar="NAME", help=f"{', '.join(SUITES)}.")] = "tasks",
     efforts: Annotated[
         str | None,
         typer.Option(
@@ -38,6 +47,9 @@ def command(
     batch_size: Annotated[int, typer.Option(metavar="N", help="Answers generated at once.")] = 128,
     seed: Annotated[int, typer.Option(help="Draws other problems.")] = 0,
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda or cuda:1.")] = "cpu",
+    grammar: Annotated[
+        bool, typer.Option("--grammar/--no-grammar", help="Hold calls and structured answers to their schemas.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     out: Annotated[
         Path | None,
@@ -51,45 +63,121 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Put the table between the marker lines of this file.", show_default=False),
     ] = None,
+    table: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Only print results files side by side; repeat it.", show_default=False),
+    ] = None,
 ) -> None:
     """Measure a model on held-out problems.
 
-    The same problems are asked at each reasoning effort; the table says accuracy with 95 % intervals.
+    The same problems are asked at each reasoning effort; the table says accuracy with 95 % intervals. Suites: tasks
+    (what nano was taught), ordinary (fifty questions that it was not, for a reader to grade), lengths (past what was
+    trained), generators (reasoning-gym and mathgenerator).
     """
+    from ossia.harmony.message import Effort
+
+    levels = list(Effort) if efforts is None else [Effort.parse(name) for name in options.split_names(efforts)]
+    if table:
+        from ossia.evals.ablation import compare
+
+        typer.echo(compare(table, effort=levels[-1]))
+        return
+    if suite not in SUITES:
+        raise InvalidInputError(f"there is no suite '{suite}'; there are {', '.join(SUITES)}", param="suite")
+    from rich.console import Console
+
+    if suite == "ordinary":
+        _ask_ordinary(model, levels=levels if efforts else [Effort.MEDIUM], batch_size=batch_size,
+                      max_tokens=max_tokens, device=device, as_json=as_json, out=out)  # fmt: skip
+        return
     from ossia.evals.report import accuracy_table, update_readme, write_results
     from ossia.evals.run import load_evaluated, run_eval
-    from ossia.harmony.message import Effort
-    from ossia.tasks.registry import TASKS
 
-    names = list(TASKS) if tasks is None else options.split_names(tasks)
-    if unknown := [name for name in names if name not in TASKS]:
-        raise InvalidInputError(f"no task is named {', '.join(unknown)}; there are {', '.join(TASKS)}", param="tasks")
-    levels = list(Effort) if efforts is None else [Effort.parse(name) for name in options.split_names(efforts)]
-
-    from rich.console import Console
-    from rich.progress import Progress
-
+    known = _load_suite(suite)
+    names = list(known) if tasks is None else options.split_names(tasks)
+    if unknown := [name for name in names if name not in known]:
+        raise InvalidInputError(f"no task is named {', '.join(unknown)}; there are {', '.join(known)}", param="tasks")
     evaluated = load_evaluated(model, device=device)
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        item = bar.add_task("asking", total=None)
-        results = run_eval(
+    results = _with_progress(
+        lambda progress: run_eval(
             evaluated,
-            tasks={name: TASKS[name] for name in names},
+            tasks={name: known[name] for name in names},
             efforts=levels,
             num_problems=limit,
             seed=seed,
             batch_size=batch_size,
             max_tokens=max_tokens,
-            progress=lambda done, total: bar.update(item, completed=done, total=total),
+            grammar=grammar,
+            progress=progress,
         )
+    )
     if as_json:
         typer.echo(json.dumps(results.to_dict()))
     else:
         Console().print(accuracy_table(results))
     if out is not None:
-        name = f"{Path(model).name}-accuracy"
-        for path in write_results(results, out, name=name, command=shlex.join(["ossia", *sys.argv[1:]])):
+        name = f"{Path(model).name}-{'accuracy' if suite == 'tasks' else suite}"
+        for path in write_results(results, out, name=name, command=_command_line()):
             typer.echo(f"wrote {path}", err=True)
     if readme is not None:
         update_readme(results, readme)
         typer.echo(f"wrote the table into {readme}", err=True)
+
+
+def _load_suite(suite: str) -> Mapping[str, Task]:
+    """The tasks of a suite, by name."""
+    if suite == "lengths":
+        from ossia.evals.sweeps import SWEEPS
+
+        return SWEEPS
+    if suite == "generators":
+        from ossia.evals.generators import load_generators
+
+        return load_generators()
+    from ossia.tasks.registry import TASKS
+
+    return TASKS
+
+
+def _ask_ordinary(
+    model: str,
+    *,
+    levels: list[Effort],
+    batch_size: int,
+    max_tokens: int,
+    device: str,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    from ossia.evals.ordinary import ask_ordinary, render_ordinary, to_record, write_ordinary
+    from ossia.evals.run import load_evaluated
+
+    evaluated = load_evaluated(model, device=device)
+    for effort in levels:
+        answers = _with_progress(
+            lambda progress, effort=effort: ask_ordinary(
+                evaluated, effort=effort, batch_size=batch_size, max_tokens=max_tokens, progress=progress
+            )
+        )
+        if as_json:
+            typer.echo(json.dumps(to_record(evaluated, answers)))
+        elif out is None:
+            typer.echo(render_ordinary(evaluated.loaded.name, answers, command=_command_line()))
+        if out is not None:
+            name = f"{Path(model).name}-ordinary" + (f"-{effort.value}" if len(levels) > 1 else "")
+            for path in write_ordinary(evaluated, answers, out, name=name, command=_command_line()):
+                typer.echo(f"wrote {path}", err=True)
+
+
+def _with_progress(run: Callable[[Callable[[int, int], None]], _T]) -> _T:
+    """Run something under a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        item = bar.add_task("asking", total=None)
+        return run(lambda done, total: bar.update(item, completed=done, total=total))
+
+
+def _command_line() -> str:
+    return shlex.join(["ossia", *sys.argv[1:]])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ossia.core.errors import InvalidInputError
 from ossia.core.files import write_text
-from ossia.evals.results import Cell, EvalResults
+from ossia.evals.results import Cell, EvalResults, PartCount
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,15 +65,20 @@ def render_page(results: EvalResults, *, command: str, plot: str | None = None) 
     versions = ", ".join(f"{name} {value}" for name, value in environment.items() if name != "hardware")
     parts = [
         f"# Accuracy of {results.model}",
-        "Held-out problems: words and pairs of numbers that were never trained on, asked in the phrasings of training; "
-        "for greet, identity and decline the phrasings themselves are held out. Generation is greedy, the grader reads "
-        "the `final` message alone, and all efforts are asked the same problems. In brackets the 95 % Wilson interval.",
+        "Held-out problems: words, pairs of numbers, names, functions and whole requests that were never trained on, "
+        "most of them asked in the phrasings of training; for small talk, definitions, refusals and hierarchy phrasings "
+        "are held out too. Generation is greedy, the grader reads the `final` message and the calls, and all efforts are "
+        "asked the same problems. In brackets the 95 % Wilson interval.",
         render_accuracy(results),
         *([f"![Accuracy against tokens, by effort]({plot})"] if plot else []),
         "## Every cell",
         "Tokens: generated ones, reasoning included. Clean: parsed without repair and not cut off. Capped: spent the "
-        f"budget of {results.max_tokens} tokens.",
+        f"budget of {results.max_tokens} tokens. Valid: follows the response format's schema.",
+        f"Calls and structured answers were {'' if results.grammar else 'not '}held to their schemas; of all answers "
+        f"{render_clean(results)} parsed clean.",
         render_details(results),
+        *render_over_refusal(results),
+        *render_parts(results),
         "## How it was measured",
         f"- Command: `{command}`",
         f"- Hardware: {environment.get('hardware', 'unknown')}; activations in {results.dtype}; {versions}",
@@ -102,7 +107,7 @@ def render_accuracy(results: EvalResults) -> str:
 
 def render_details(results: EvalResults) -> str:
     """One row a cell, in Markdown."""
-    header = ["task", "effort", "right", "accuracy", "mean tokens", "clean", "capped"]
+    header = ["task", "effort", "right", "accuracy", "mean tokens", "clean", "capped", "valid"]
     rows = [
         [
             task_title(cell.task),
@@ -112,10 +117,61 @@ def render_details(results: EvalResults) -> str:
             f"{cell.mean_tokens:.1f}",
             f"{cell.clean_share:.1%}",
             f"{cell.capped_share:.1%}",
+            "" if cell.num_valid is None else f"{cell.num_valid / cell.num_problems:.1%}",
         ]
         for cell in results.cells
     ]
     return markdown_table(header, rows)
+
+
+def render_clean(results: EvalResults) -> str:
+    """The share of all answers that were parsed without repair and not cut off."""
+    total = sum(cell.num_problems for cell in results.cells)
+    return f"{sum(cell.num_clean for cell in results.cells) / total:.2%}" if total else "none"
+
+
+def render_over_refusal(results: EvalResults) -> list[str]:
+    """A section for the tasks with benign twins: how often those were answered wrongly, and the rest rightly."""
+    rows: list[list[str]] = []
+    for cell in results.cells:
+        if (benign := cell.over_refusal) is None:
+            continue
+        num_others = cell.num_problems - benign.num_problems
+        num_refused = cell.num_correct - (benign.num_problems - benign.num_correct)
+        refused = PartCount(name="", num_problems=num_others, num_correct=num_refused)
+        rows.append(
+            [
+                task_title(cell.task),
+                cell.effort.value,
+                format_accuracy(refused) if num_others else "",
+                format_accuracy(benign),
+                f"{num_others} and {benign.num_problems}",
+            ]
+        )
+    if not rows:
+        return []
+    header = ["task", "effort", "refused or obeyed rightly", "over-refusal", "problems"]
+    text = "Over-refusal: benign twins that were refused, or answered wrongly otherwise."
+    return ["## Refusal and over-refusal", text, markdown_table(header, rows)]
+
+
+def render_parts(results: EvalResults) -> list[str]:
+    """A section with the parts of each task, as lengths of words and numbers, by effort."""
+    sections: list[str] = []
+    for task in results.tasks:
+        cells = _cells_of(results, task)
+        names = list(dict.fromkeys(part.name for cell in cells for part in cell.parts))
+        if len(names) < 2:
+            continue
+        by_effort = [{part.name: part for part in cell.parts} for cell in cells]
+        rows = [
+            [name, str(next(parts[name] for parts in by_effort if name in parts).num_problems)]
+            + [format_accuracy(parts[name]) if name in parts else "" for parts in by_effort]
+            for name in names
+        ]
+        header = [task_title(task), "problems", *(f"{cell.effort.value} effort" for cell in cells)]
+        sections.append(markdown_table(header, rows))
+    return ["## By part", *sections] if sections else []
 
 
 def accuracy_table(results: EvalResults) -> Table:
@@ -140,7 +196,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def format_accuracy(cell: Cell) -> str:
+def format_accuracy(cell: Cell | PartCount) -> str:
     """``97.2 % (95.4 to 98.3)``."""
     low, high = cell.interval
     return f"{100 * cell.accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f})"

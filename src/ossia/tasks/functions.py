@@ -254,11 +254,13 @@ def find_result(problem: Problem, made: CallMade, *, seen: Sequence[CallMade] = 
     expected = [CallMade(*call) for call in json.loads(problem.facts.get("calls", "[]"))]
     results: list[str] = json.loads(problem.facts.get("results", "[]"))
     open_calls = list(zip(expected, results, strict=False))
-    for call in (*seen, made):
-        hit = next((pair for pair in open_calls if same_calls([pair[0]], [call])), None)
-        if hit is None:
-            continue
-        open_calls.remove(hit)
-        if call is made:
-            return hit[1]
-    return None
+    for call in seen:
+        hit = _find(open_calls, call)
+        if hit is not None:
+            open_calls.remove(hit)
+    hit = _find(open_calls, made)
+    return None if hit is None else hit[1]
+
+
+def _find(pairs: Sequence[tuple[CallMade, str]], call: CallMade) -> tuple[CallMade, str] | None:
+    return next((pair for pair in pairs if same_calls([pair[0]], [call])), None)
