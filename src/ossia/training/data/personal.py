@@ -31,10 +31,13 @@ _EMAIL = re.compile(
 )
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\w)")
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9a-fA-F]{3}:[0-9a-fA-F:]{2,34}(?![\w:])")
-_VERSION_BEFORE = re.compile(r"(?:version|release|section|chapter|clause|paragraph)\s*$", re.IGNORECASE)
+_VERSION_BEFORE = re.compile(r"(?:\b(?:version|release|section|chapter|clause|paragraph)\s*|\w/)$", re.IGNORECASE)
+MIN_OCTET = 30
+"""Four numbers all below it are a version of something far more often than somebody's address."""
 _CARD = re.compile(r"(?<![\w.,+-])\d(?:[ -]?\d){12,18}(?![\d-]|[.,]\d)")
 _CARD_PREFIX = re.compile(r"4|5[1-5]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)|3[47]|35|3(?:0[0-5]|[68])|6(?:011|4[4-9]|5)")
 _IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
+_YEARS = re.compile(r"[12]\d{3} ?[-–/] ?[12]\d{3}")
 _PHONE_LIKE = re.compile(r"\d(?:[^\S\n]?[().+/-]{0,2}[^\S\n]?\d){6}")
 
 
@@ -123,7 +126,9 @@ def _scrub_addresses(text: str) -> str:
             is_routed = ipaddress.ip_address(found[0]).is_global
         except ValueError:
             return found[0]
-        is_version = _VERSION_BEFORE.search(text, max(0, found.start() - 20), found.start())
+        is_version = _VERSION_BEFORE.search(text[max(0, found.start() - 20) : found.start()]) or (
+            ":" not in found[0] and all(int(part) < MIN_OCTET for part in found[0].split("."))
+        )
         return PLACEHOLDERS["ip"] if is_routed and not is_version else found[0]
 
     text = _IPV4.sub(replace, text)
@@ -183,9 +188,12 @@ def _scrub_line(text: str, regions: tuple[str, ...]) -> str:
         done = 0
         matcher = phonenumbers.PhoneNumberMatcher(text, region, leniency=phonenumbers.Leniency.STRICT_GROUPING)
         for found in matcher:
-            if not re.search(r"[^\d]", found.raw_string):
-                continue  # a bare number: an identifier, or a sum of money
-            pieces += [text[done : found.start], PLACEHOLDERS["phone"]]
+            raw = found.raw_string
+            skipped = raw.startswith("(") and ")" not in raw  # the bracket of a remark, not of an area code
+            raw = raw[skipped:]
+            if raw.isdecimal() or _YEARS.fullmatch(raw):
+                continue  # a bare number is an identifier or a sum of money
+            pieces += [text[done : found.start + skipped], PLACEHOLDERS["phone"]]
             done = found.end
         text = "".join([*pieces, text[done:]])
     return text

@@ -21,7 +21,9 @@ SCRUBBER = PersonalDataScrubber(kinds=PLACEHOLDERS)
         ("müller@straße.de", "[email]"),
         ("Call +44 20 7946 0958 now", "Call [phone] now"),
         ("(415) 555-2671, 415-555-2671", "[phone], [phone]"),
-        ("Server 8.8.8.8, or 2001:4860:4860::8888.", "Server [ip address], or [ip address]."),
+        ("Server 93.184.216.34, or 2001:4860:4860::8888.", "Server [ip address], or [ip address]."),
+        ("See http://93.184.216.34/x.", "See http://[ip address]/x."),
+        ("Call us (1-800-782-4362) now", "Call us ([phone]) now"),
         ("Card 4111 1111 1111 1111, 5500-0000-0000-0004", "Card [card number], [card number]"),
         ("Amex 378282246310005", "Amex [card number]"),
         ("DE89 3704 0044 0532 0130 00 IS MINE", "[account number] IS MINE"),
@@ -46,6 +48,8 @@ def test_what_is_replaced(text: str, expected: str) -> None:
         "Write to user@example.com, admin@shop.example or root@localhost.",  # RFC 2606
         "The decorator @property, a@b, and 5 apples @ 2 dollars.",
         "Versions v8.8.4.4 and version 1.2.3.4, private 10.0.0.1, 192.168.0.1, 127.0.0.1, bad 999.1.1.1.",
+        "Firefox/2.0.0.11 and Agent/120.31.40.50 use zlib 1.2.2.1, and the server is 8.8.8.8.",
+        "She was canonized in 1870 (1412-1431), and fromInteger (2147483648::Integer) overflows.",
         "std::vector<int>, at 12:30:45, a::b, fe80::1.",
         "No card: 4111 1111 1111 1112, 0000 0000 0000 0000, 1234567890123456.",
         "ISBN 978-3-16-148410-0, EAN 4006381333931 0.",
@@ -63,7 +67,7 @@ def test_what_is_left_alone(text: str) -> None:
 
 
 def test_counts_and_kinds() -> None:
-    text = "[email] a@web.de b@web.de 8.8.8.8"
+    text = "[email] a@web.de b@web.de 93.184.216.34"
     assert SCRUBBER.scrub(text).counts == {"email": 2, "ip": 1}
     only = PersonalDataScrubber(kinds=["ip"]).scrub(text)
     assert only.text == "[email] a@web.de b@web.de [ip address]"
