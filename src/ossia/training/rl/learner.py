@@ -95,8 +95,8 @@ class Learner:
 
     def master_weights(self) -> dict[str, Tensor]:
         """The float32 weights by parameter name, from which a model is exported."""
-        state = self.optimizer.state
-        return {name: state.get(f"master.{name}", value.float()) for name, value in self.weights().items()}
+        masters = self.optimizer.masters()
+        return {name: masters.get(name, value.float()) for name, value in self.weights().items()}
 
     def _is_trained(self, name: str) -> bool:
         return self.config.policy.experts != "frozen" or not is_expert_matrix(name)
@@ -126,7 +126,7 @@ class Learner:
             num_tokens = sum(len(rows.targets) for rows in part)
             for rows, score in zip(part, part_scores, strict=True):
                 values = TokenValues(rows.engine, score.logprobs, rows.advantages, self._score_reference(rows))
-                loss = policy_loss(self._run(self.model, rows).logprobs, values, config=self.config.policy)
+                loss = policy_loss(pick(self._run(self.model, rows), rows), values, config=self.config.policy)
                 (loss.total / num_tokens).backward()
                 clipped, kl = clipped + loss.clipped, kl + loss.kl
             norm = self._step(lr_scale, step=step)
@@ -148,7 +148,8 @@ class Learner:
     @torch.no_grad()
     def score(self, rows: Rows) -> Scores:
         """Log-probabilities and entropies by the weights as they are."""
-        return self._run(self.model, rows)
+        everything = self._run(self.model, rows)
+        return Scores(pick(everything, rows), -(everything.exp() * everything).sum(dim=-1))
 
     def _deal(self, data: Sequence[Datum], *, step: int) -> list[list[Datum]]:
         """Data for each update: each datum once, in an order that follows from the seed and the step."""
@@ -166,19 +167,17 @@ class Learner:
         )
         return [rows.to(self.device) for rows in passes]
 
-    def _run(self, model: Transformer, rows: Rows) -> Scores:
-        """The pass itself. Logits are made of the tokens that count alone."""
+    def _run(self, model: Transformer, rows: Rows) -> Tensor:
+        """The pass itself: log-probabilities of the whole vocabulary, [N, V], at the places that count."""
         router = None if rows.choices is None else ReplayRouter(rows.choices)
         hidden = model(
             rows.ids.flatten(), positions=rows.positions.flatten(), attention=self._attention(rows), router=router
         )
-        logprobs = torch.log_softmax(model.logits(hidden.index_select(0, rows.places)), dim=-1)
-        entropy = -(logprobs.detach().exp() * logprobs.detach()).sum(dim=-1)
-        return Scores(logprobs.gather(-1, rows.targets[:, None])[:, 0], entropy)
+        return torch.log_softmax(model.logits(hidden.index_select(0, rows.places)), dim=-1)
 
     @torch.no_grad()
     def _score_reference(self, rows: Rows) -> Tensor | None:
-        return None if self._reference is None else self._run(self._reference, rows).logprobs
+        return None if self._reference is None else pick(self._run(self._reference, rows), rows)
 
     def _attention(self, rows: Rows) -> AttentionBackend:
         window = self.model.config.sliding_window
@@ -187,13 +186,18 @@ class Learner:
         return DenseRowAttention(rows.documents, window=window)
 
     def _step(self, lr_scale: float, *, step: int) -> Tensor:
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+        norm = self.optimizer.grad_norm()
+        if not norm.isfinite():
             raise TrainingError(
                 f"step {step}: the gradient is not finite; lower optimizer.muon_lr or adamw_lr and run again: it "
                 "resumes from the last checkpoint"
             )
-        norm = self.optimizer.step(scale=lr_scale)
+        self.optimizer.step(scale=lr_scale, norm=norm)
         for parameter in self.model.parameters():
             parameter.grad = None
         return norm
+
+
+def pick(logprobs: Tensor, rows: Rows) -> Tensor:
+    """Of log-probabilities [N, V] those of the tokens that were sampled, [N]."""
+    return logprobs.gather(-1, rows.targets[:, None])[:, 0]

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ossia.core.errors import TrainingError
 from ossia.engine.build import EngineConfig, build_engine
 from ossia.model.checkpoint.load import load_model, resolve_model
 from ossia.model.checkpoint.source import read_config
@@ -128,7 +129,14 @@ class RLRun:
         groups = self.rollout.sample(envs, seed=rng.getrandbits(62))
         data = data_of(groups, scale=config.policy.scale)
         lr_scale = schedule(self.step / config.run.steps, config=config.optimizer)
-        learned = self.learner.learn(data, lr_scale=lr_scale, step=self.step + 1) if data else None
+        try:
+            learned = self.learner.learn(data, lr_scale=lr_scale, step=self.step + 1) if data else None
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"step {self.step + 1}: the GPU has no memory left for the update; lower run.tokens_per_forward (now "
+                f"{config.run.tokens_per_forward}), rollout.kv_cache_bytes or rollout.max_tokens, and run again: it "
+                "resumes from the last checkpoint"
+            ) from error
         self.engine.update_weights(self.learner.weights())
         self.step += 1
         return summarize_step(groups, step=self.step, lr_scale=lr_scale, learned=learned)

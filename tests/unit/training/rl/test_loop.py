@@ -265,3 +265,16 @@ def test_an_engine_with_packed_experts_agrees_with_the_trainer(
     run = RLRun(small(policy=PolicyConfig(experts=experts), optimizer=rates, gate=gate), tmp_path, loaded=loaded)
     assert run.engine.runner.model is not run.learner.model  # type: ignore[attr-defined]
     assert [run.take_step().learned is not None for _ in range(3)].count(True) >= 2
+
+
+def test_a_gpu_without_memory_is_told_which_knob(
+    tmp_path: Path, tokenizer: Tokenizer, warmed: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RLRun(small(), tmp_path, loaded=fresh(tokenizer, warmed))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(run.learner, "learn", fail)
+    with pytest.raises(TrainingError, match=r"lower run\.tokens_per_forward \(now 8192\)"):
+        run.take_step()
