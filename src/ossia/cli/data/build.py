@@ -40,17 +40,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[OnProgress]:
-    """A line on a terminal that says how far a build is; nothing where there is none."""
+    """A bar on a terminal that says how far a build is; nothing where there is none."""
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        item = bar.add_task(what, total=None)
+        item = bar.add_task(what, total=1.0)
 
         def show(done: Progress) -> None:
             tokens = f", {done.tokens:,} tokens" if done.tokens else ""
-            bar.update(item, description=f"{done.source}: {done.kept:,} of {done.read:,} documents{tokens}")
+            text = f"{done.source}: {done.kept:,} of {done.read:,} documents{tokens}"
+            bar.update(item, description=text, completed=done.done)
 
         yield show
 

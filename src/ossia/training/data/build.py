@@ -29,6 +29,7 @@ from ossia.training.data.pipeline import Dropped, Kept
 from ossia.training.data.report import REPORT_FILE, BuildReport, read_report, write_report
 from ossia.training.data.shard_index import TOKENS_FOLDER
 from ossia.training.data.shard_writer import ShardWriter, check_replaceable, replace_folder
+from ossia.training.data.sources import find_files
 from ossia.training.data.text_files import TEXT_FOLDER, TextWriter, read_documents
 
 ATTRIBUTION_FILE = "ATTRIBUTION.tsv"
@@ -36,12 +37,19 @@ ENGINES = ("local", "ray")
 
 
 class Progress(NamedTuple):
-    """How far a build is: documents read and kept, tokens written, and the source at hand."""
+    """How far a build is.
+
+    Attributes:
+        read, kept, tokens: documents read and kept, tokens written.
+        source: the one at hand.
+        done: the share of the bytes that is behind, file by file.
+    """
 
     read: int
     kept: int
     tokens: int
     source: str
+    done: float
 
 
 OnProgress = Callable[[Progress], None]
@@ -127,6 +135,7 @@ def _write(
     report = BuildReport(manifest)
     deduplicator = Deduplicator(near=manifest.filters.near_duplicates)
     authors: Counter[tuple[str, str]] = Counter()
+    done = _FilesDone(manifest)
     names = [source.name for source in manifest.sources]
     with ExitStack() as stack:
         text = stack.enter_context(TextWriter(folder / TEXT_FOLDER))
@@ -147,8 +156,9 @@ def _write(
                 if document.credit:
                     authors[document.source, document.credit] += 1
             if on_progress is not None:
-                source = result.document.source if isinstance(result, Kept) else result.source
-                on_progress(Progress(report.read.total(), report.kept.total(), num_tokens, source))
+                at = result.document if isinstance(result, Kept) else result
+                share = done.share(at.place)
+                on_progress(Progress(report.read.total(), report.kept.total(), num_tokens, at.source, share))
         if not report.kept.total():
             raise InvalidInputError(
                 "no document was left: "
@@ -165,6 +175,26 @@ def _write(
     write_report(folder, record)
     (folder / CARD_FILE).write_text(to_card(folder), encoding="utf-8")
     return record
+
+
+class _FilesDone:
+    """Which part of the bytes of a manifest's files is behind, told by the places that results come from."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        files = {path for source in manifest.sources for path in find_files(source, folder=manifest.folder)}
+        sizes = {path: path.stat().st_size for path in files}
+        self._total = max(1, sum(sizes.values()))
+        self._sizes = {str(name): size for path, size in sizes.items() for name in (path, path.absolute())}
+        self._behind = 0
+        self._current = ""
+
+    def share(self, place: str) -> float:
+        """The share of files that came before the one at this place ("FILE" or "FILE, line N")."""
+        path = place if place in self._sizes else place.rpartition(", ")[0]
+        if path != self._current:
+            self._behind += self._sizes.get(self._current, 0)
+            self._current = path
+        return min(1.0, self._behind / self._total)
 
 
 def _deduplicated(item: Result, deduplicator: Deduplicator) -> Result:
@@ -210,7 +240,9 @@ def shard(
         DatasetError: the corpus is absent or damaged.
         StorageError: no room or no right to write; the shards that were there are untouched.
     """
-    manifest = parse_manifest(read_report(corpus)["manifest"], folder=corpus)
+    record = read_report(corpus)
+    manifest = parse_manifest(record["manifest"], folder=corpus)
+    total = max(1, sum(source["kept"] for source in record["sources"].values()))
     names = [source.name for source in manifest.sources]
     folder = corpus / TOKENS_FOLDER if out is None else out
     with ShardWriter(folder, tokenizer=tokenizer, sources=names, tokenizer_name=tokenizer_name) as writer:
@@ -218,7 +250,7 @@ def shard(
         for count, document in enumerate(read_documents(corpus), start=1):
             num_tokens += writer.add(document.text, source=document.source)
             if on_progress is not None:
-                on_progress(Progress(count, count, num_tokens, document.source))
+                on_progress(Progress(count, count, num_tokens, document.source, min(1.0, count / total)))
         mixture = plan_mixture(manifest.sources, tokens=writer.tokens_by_source())
         index = writer.finish(repeats=_for_all(names, mixture.repeats))
     if out is None:

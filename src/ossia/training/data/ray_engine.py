@@ -37,7 +37,7 @@ def run_ray(manifest: Manifest, *, workers: int, skip_bad: bool) -> Iterator[Res
     """
     ray, data = need("ray", extra="ray"), need("ray.data", package="ray[data]", extra="ray")
     files = [
-        {"source": source.name, "path": str(path.resolve()), "kind": format_of(path, source)}
+        {"source": source.name, "path": str(path.absolute()), "kind": format_of(path, source)}
         for source in manifest.sources
         for path in find_files(source, folder=manifest.folder)
     ]

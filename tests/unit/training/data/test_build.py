@@ -112,6 +112,10 @@ def test_a_corpus(manifest: Manifest, tmp_path: Path, small_tokenizer: Tokenizer
     assert record["personal_data"] == {"email": 1, "phone": 1}
     assert seen[-1][:2] == (10, 3)
     assert [progress.read for progress in seen] == list(range(1, 11))
+    size = {name: (tmp_path / name).stat().st_size for name in ("rows.jsonl", "a.md", "b.md", "c.md")}
+    assert [progress.done * sum(size.values()) for progress in seen] == pytest.approx(
+        [0] * 7 + [size["rows.jsonl"], size["rows.jsonl"] + size["a.md"], sum(size.values()) - size["c.md"]]
+    )
     shards = ShardedTokens(tmp_path / "out", tokenizer=small_tokenizer, verify=True)
     assert [small_tokenizer.decode(ids[:-1].tolist()) for ids in shards.documents()] == [d.text for d in documents]
     assert shards.num_tokens == seen[-1].tokens
@@ -182,6 +186,7 @@ def test_shards_for_another_tokenizer(manifest: Manifest, tmp_path: Path, small_
     wide = bytes_tokenizer(first_special=70_000)
     seen: list[Progress] = []
     shard(tmp_path / "out", tmp_path / "wide", tokenizer=wide, on_progress=seen.append)
+    assert seen[-1].done == 1.0
     assert ShardedTokens(tmp_path / "wide", tokenizer=wide).num_tokens == count == seen[-1].tokens
     with pytest.raises(DatasetError, match="another tokenizer"):
         ShardedTokens(tmp_path / "out", tokenizer=wide)
