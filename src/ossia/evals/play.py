@@ -19,7 +19,8 @@ from ossia.evals.outcome import Outcome, Question
 from ossia.harmony.content import ToolNamespace
 from ossia.harmony.message import Channel, Conversation, Effort, Message, Role
 from ossia.harmony.render import render_text
-from ossia.model.loading import Identity
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.model.loading import Identity, LoadedModel
 from ossia.tasks.base import Answer, CallMade, Problem
 from ossia.tasks.functions import find_result
 from ossia.tools.base import FailureKind, Tool, ToolContext, ToolResult, failure, reply
@@ -137,10 +138,10 @@ async def _play_all(
     room, kernels = asyncio.Semaphore(num_at_once), asyncio.Semaphore(MAX_KERNELS)
     num_done = 0
 
-    async def play_one(question: Question) -> Outcome:
+    async def run(question: Question) -> Outcome:
         nonlocal num_done
         async with kernels if question.problem.builtin_tools else contextlib.nullcontext(), room:
-            outcome = await _play(question, llm=llm, engine=engine, max_tokens=max_tokens, grammar=grammar)
+            outcome = await play_one(question, loaded=llm.loaded, engine=engine, max_tokens=max_tokens, grammar=grammar)
         num_done += 1
         if progress is not None:
             progress(num_done, len(questions))
@@ -148,7 +149,7 @@ async def _play_all(
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(play_one(question)) for question in questions]
+            tasks = [group.create_task(run(question)) for question in questions]
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     finally:
@@ -156,8 +157,11 @@ async def _play_all(
     return [task.result() for task in tasks]
 
 
-async def _play(question: Question, *, llm: LLM, engine: EngineClient, max_tokens: int, grammar: bool) -> Outcome:
-    problem, served = question.problem, ServedModel.of(llm.loaded)
+async def play_one(
+    question: Question, *, loaded: LoadedModel, engine: EngineClient, max_tokens: int, grammar: bool = True
+) -> Outcome:
+    """Answer one question through the agent's loop over any engine; see `play`."""
+    problem, served = question.problem, ServedModel.of(loaded)
     async with ToolSet(make_tools(problem)) as tools:
         loop = AgentLoop(
             Turns(engine, model=served),
@@ -167,7 +171,7 @@ async def _play(question: Question, *, llm: LLM, engine: EngineClient, max_token
             limits=Limits(max_turns=MAX_TURNS, max_tokens=max_tokens),
             is_constrained=grammar,
         )
-        opening = opening_of(problem, identity=llm.loaded.identity, effort=question.effort, tools=_builtin(tools))
+        opening = opening_of(problem, identity=loaded.identity, effort=question.effort, tools=_builtin(tools))
         turns: list[Turn] = []
         end: RunEnded | None = None
         async with contextlib.aclosing(loop.run(opening)) as events:
@@ -177,10 +181,12 @@ async def _play(question: Question, *, llm: LLM, engine: EngineClient, max_token
                 elif isinstance(event, RunEnded):
                     end = event
     assert end is not None
-    return _judge(question, end, turns, opening=opening, llm=llm)
+    return _judge(question, end, turns, opening=opening, tokenizer=loaded.tokenizer)
 
 
-def _judge(question: Question, end: RunEnded, turns: Sequence[Turn], *, opening: Conversation, llm: LLM) -> Outcome:
+def _judge(
+    question: Question, end: RunEnded, turns: Sequence[Turn], *, opening: Conversation, tokenizer: Tokenizer
+) -> Outcome:
     said = end.conversation.messages[len(opening) :]
     last = said[-1] if said else None
     is_final = last is not None and last.channel == Channel.FINAL and not last.is_call
@@ -188,8 +194,8 @@ def _judge(question: Question, end: RunEnded, turns: Sequence[Turn], *, opening:
         final=last.text if last is not None and is_final else None,
         calls=tuple(CallMade(message.recipient or "", message.text) for message in said if message.is_call),
     )
-    whole = render_text(end.conversation, tokenizer=llm.loaded.tokenizer, next_role=None, drop_analysis=False)
-    before = render_text(opening, tokenizer=llm.loaded.tokenizer, next_role=None, drop_analysis=False)
+    whole = render_text(end.conversation, tokenizer=tokenizer, next_role=None, drop_analysis=False)
+    before = render_text(opening, tokenizer=tokenizer, next_role=None, drop_analysis=False)
     is_capped = end.reason in _CUT
     return Outcome(
         question=question,

@@ -66,9 +66,9 @@ def render_page(results: EvalResults, *, command: str, plot: str | None = None) 
     parts = [
         f"# Accuracy of {results.model}",
         "Held-out problems: words, pairs of numbers, names, functions and whole requests that were never trained on, "
-        "most of them asked in the phrasings of training; for small talk, definitions, refusals and hierarchy phrasings "
-        "are held out too. Generation is greedy, the grader reads the `final` message and the calls, and all efforts are "
-        "asked the same problems. In brackets the 95 % Wilson interval.",
+        "most of them asked in the phrasings of training; for small talk, definitions, refusals and hierarchy "
+        "phrasings are held out too. Generation is greedy, the grader reads the `final` message and the calls, and all "
+        "efforts are asked the same problems. In brackets the 95 % Wilson interval.",
         render_accuracy(results),
         *([f"![Accuracy against tokens, by effort]({plot})"] if plot else []),
         "## Every cell",

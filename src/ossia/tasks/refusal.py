@@ -20,7 +20,8 @@ from ossia.tasks.pools import Pool
 from ossia.tasks.words import WordSplit
 
 REFUSAL = re.compile(
-    r"\b(can't|cannot|can not|won't|will not|unable to|not able to) (help|assist|do that(?! well)|support|explain|tell)\b"
+    r"\b(can't|cannot|can not|won't|will not|unable to|not able to) "
+    r"(help|assist|do that(?! well)|support|explain|tell)\b"
     r"|\bnot something (that )?I\b|\bagainst my rules\b",
     re.IGNORECASE,
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ossia.cli.options import split_names
+from ossia.evals.ordinary import OrdinaryAnswer
 from ossia.evals.results import Cell, EvalResults
 from ossia.harmony.message import Effort
 from ossia.tasks.registry import TASKS
@@ -86,7 +87,12 @@ def test_the_table_goes_between_the_marker_lines_of_a_readme(run: Any, asked: Si
 
 @pytest.mark.parametrize(
     ("args", "part"),
-    [(["--tasks", "juggling"], "no task is named juggling"), (["--effort", "low,max"], "'medium'")],
+    [
+        (["--tasks", "juggling"], "no task is named juggling"),
+        (["--effort", "low,max"], "'medium'"),
+        (["--suite", "circus"], "ordinary, lengths, generators"),
+        (["--suite", "lengths", "--tasks", "add"], "add_by_length"),
+    ],
 )
 def test_unknown_names_are_told_before_the_model_is_loaded(
     run: Any, asked: SimpleNamespace, args: list[str], part: str
@@ -95,6 +101,48 @@ def test_unknown_names_are_told_before_the_model_is_loaded(
     assert result.exit_code == 1
     assert part in result.stderr
     assert asked.model is None
+
+
+def test_lengths_without_grammar(run: Any, asked: SimpleNamespace, tmp_path: Path) -> None:
+    result = run("eval", "--suite", "lengths", "--no-grammar", "--effort", "high", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert asked.kwargs["grammar"] is False
+    assert set(asked.kwargs["tasks"]) >= {"add_by_length", "count_letters_by_length"}
+    assert (tmp_path / "nano-lengths.json").is_file()
+
+
+def test_results_side_by_side_need_no_model(run: Any, asked: SimpleNamespace, tmp_path: Path) -> None:
+    run("eval", "--tasks", "add", "--out", str(tmp_path))
+    asked.model = None
+    path = str(tmp_path / "nano-accuracy.json")
+    result = run("eval", "--table", path, "--table", path, "--effort", "low")
+    assert result.stdout.splitlines()[0] == "| task, low effort | nano-accuracy |"
+    assert "80.0 %" in result.stdout
+    assert asked.model is None
+
+
+def test_ordinary_questions_are_written_for_a_reader(
+    run: Any, asked: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = OrdinaryAnswer(
+        question="Who?",
+        kind="talk",
+        effort="medium",
+        final="nano",
+        num_tokens=3,
+        ends_itself=True,
+        loops=False,
+        fits=True,
+    )
+    monkeypatch.setattr("ossia.evals.ordinary.ask_ordinary", lambda *_, **__: [answer])
+    monkeypatch.setattr("ossia.evals.ordinary.to_record", lambda *_: {"num_good": 1})
+    monkeypatch.setattr(
+        "ossia.evals.run.load_evaluated", lambda *_, **__: SimpleNamespace(loaded=SimpleNamespace(name="nano"))
+    )
+    assert run("eval", "--suite", "ordinary", "--out", str(tmp_path)).exit_code == 0
+    assert "| Who? | nano | talk |" in (tmp_path / "nano-ordinary.md").read_text()
+    assert json.loads((tmp_path / "nano-ordinary.json").read_text())["num_good"] == 1
+    assert json.loads(run("eval", "--suite", "ordinary", "--json").stdout) == {"num_good": 1}
 
 
 def test_split_names() -> None:

@@ -95,3 +95,14 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(CorruptFileError, match="ossia eval"):
         read_results(path)
+
+
+def test_results_of_the_first_format_are_read_and_those_of_a_later_one_are_not() -> None:
+    record = make_results().to_dict()
+    assert record.pop("format") == 2
+    for cell in record["cells"]:
+        del cell["parts"], cell["num_valid"]
+    del record["grammar"]
+    assert EvalResults.from_dict(record) == make_results()
+    with pytest.raises(CorruptFileError, match="format 3"):
+        EvalResults.from_dict({**record, "format": 3})
