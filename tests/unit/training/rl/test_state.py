@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
-@pytest.mark.parametrize("name", [CHECKPOINT, BEST])
-def test_a_torn_file_is_told(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "load"), [(CHECKPOINT, load_state), (BEST, load_best)])
+def test_a_torn_file_is_told(tmp_path: Path, name: str, load: Callable[[Path], object]) -> None:
     (tmp_path / name).write_bytes(b"torn")
     with pytest.raises(CorruptFileError, match="delete it to start anew"):
-        load_state(tmp_path)
-        load_best(tmp_path)
+        load(tmp_path)
