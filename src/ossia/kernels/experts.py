@@ -1,7 +1,8 @@
-"""The mixture's experts: clamped SwiGLU, and three ways to run the experts that each token chose.
+"""The mixture's experts: clamped SwiGLU, and the ways to run the experts that each token chose.
 
 - a token or a few (decoding): one matrix product for each pair of token and expert;
 - many tokens: sort the pairs by expert, one product an expert (needs the counts on the host);
+- the same where gradients are wanted, of dense experts: `experts_with_gradient.py`;
 - bfloat16 on a GPU, or under torch.compile: the same sorting and one grouped product, with no host synchronisation
   and no control flow that depends on data.
 
@@ -13,13 +14,15 @@ All give each token the sum of its experts' outputs by the router's weights, and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ossia.kernels.experts_with_gradient import run_with_gradient
 from ossia.kernels.mxfp4 import Mxfp4, unpack_mxfp4
+from ossia.kernels.pairs import SortPairs, Unsort, add_up, inverse_of
 
 FEW_TOKENS = 2
 """Up to so many tokens the experts are run pair by pair: sorting would cost more than it saves."""
@@ -69,6 +72,10 @@ def expert_mlp(
         run = _run_grouped
     elif 0 < x.shape[0] <= FEW_TOKENS:
         run = _run_pairs
+    elif torch.is_grad_enabled() and x.shape[0] and isinstance(experts.gate_up, Tensor):
+        assert isinstance(experts.down, Tensor)
+        dense = (experts.gate_up, experts.gate_up_bias, experts.down, experts.down_bias)
+        return run_with_gradient(x, dense, indices=indices, weights=weights, alpha=alpha, limit=limit)
     else:
         run = _run_sorted
     return run(x, experts, indices, weights, lambda gate_up: swiglu(gate_up, alpha=alpha, limit=limit))
@@ -113,7 +120,7 @@ def _run_pairs(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Tens
         return torch.stack([torch.addmv(bias[e], _matrix(weight, e, x.dtype), row) for e, row in pairs])
 
     gate_up = rows_of(experts.gate_up, experts.gate_up_bias, [tokens[pair // A] for pair in range(len(chosen))])
-    return _add_up(rows_of(experts.down, experts.down_bias, activate(gate_up).unbind(0)), weights)
+    return add_up(rows_of(experts.down, experts.down_bias, activate(gate_up).unbind(0)), weights)
 
 
 def _run_sorted(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Tensor, activate: Activation) -> Tensor:
@@ -124,7 +131,7 @@ def _run_sorted(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Ten
     rows = x[order // indices.shape[1]]
     if not torch.is_grad_enabled() and x.shape[0]:
         gate_up = _products(rows, experts.gate_up, experts.gate_up_bias, counts)
-        return _add_up(_products(activate(gate_up), experts.down, experts.down_bias, counts)[_inverse(order)], weights)
+        return add_up(_products(activate(gate_up), experts.down, experts.down_bias, counts)[inverse_of(order)], weights)
     outs = []
     for expert, own in enumerate(rows.split(counts)):
         if own.shape[0]:
@@ -133,7 +140,7 @@ def _run_sorted(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Ten
             outs.append(functional.linear(hidden, _matrix(experts.down, expert, x.dtype), experts.down_bias[expert]))
     if not outs:  # no tokens
         return torch.zeros_like(x)
-    return _add_up(torch.cat(outs)[_inverse(order)], weights)
+    return add_up(torch.cat(outs)[inverse_of(order)], weights)
 
 
 def _products(rows: Tensor, weight: Tensor | Mxfp4, bias: Tensor, counts: Sequence[int]) -> Tensor:
@@ -156,7 +163,7 @@ def _run_grouped(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Te
     E = experts.down_bias.shape[0]
     flat = indices.flatten()
     order = flat.argsort(stable=True)
-    inverse = _inverse(order)
+    inverse = inverse_of(order)
     one_hot = functional.one_hot(flat[order], E)
     ends = one_hot.sum(dim=0).cumsum(dim=0).to(torch.int32)
     # Adding a bias by a product with one-hot rows is exact, and its gradient is a product too; gathering the biases
@@ -164,22 +171,11 @@ def _run_grouped(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Te
     owner = one_hot.to(x.dtype)
     assert isinstance(experts.gate_up, Tensor)
     assert isinstance(experts.down, Tensor)
-    rows = _SortPairs.apply(x, order, inverse, indices.shape[1])
+    rows = SortPairs.apply(x, order, inverse, indices.shape[1])
     gate_up = functional.grouped_mm(rows, experts.gate_up.transpose(-2, -1), offs=ends) + owner @ experts.gate_up_bias
     hidden = activate(gate_up)
     out = functional.grouped_mm(hidden, experts.down.transpose(-2, -1), offs=ends) + owner @ experts.down_bias
-    return _add_up(_Unsort.apply(out, order, inverse), weights)
-
-
-def _inverse(order: Tensor) -> Tensor:
-    """The permutation that undoes `order`, [P]."""
-    return torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=order.device))
-
-
-def _add_up(out: Tensor, weights: Tensor) -> Tensor:
-    """out [P, D] in the order of the tokens, weights [T, A] -> [T, D]."""
-    by_token = out.view(*weights.shape, -1)
-    return (by_token.float() * weights.float().unsqueeze(-1)).sum(dim=1).to(out.dtype)
+    return add_up(Unsort.apply(out, order, inverse), weights)
 
 
 def _can_group(x: Tensor, experts: ExpertWeights) -> bool:
@@ -192,37 +188,3 @@ def _can_group(x: Tensor, experts: ExpertWeights) -> bool:
     is_bfloat16 = x.dtype == experts.gate_up.dtype == torch.bfloat16
     is_aligned = x.shape[1] % 8 == 0 and experts.down.shape[2] % 8 == 0
     return is_bfloat16 and is_aligned and (x.is_cuda or torch.compiler.is_compiling())
-
-
-class _SortPairs(torch.autograd.Function):
-    """x [T, D] -> [P, D]: a row for each pair, sorted by expert.
-
-    Its gradient gathers by the inverse permutation and adds each token's A rows; autograd's own would scatter-add.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, num_active: int) -> Tensor:
-        ctx.save_for_backward(inverse)
-        ctx.num_active = num_active
-        return x[order // num_active]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (inverse,) = ctx.saved_tensors
-        (grad,) = grads
-        return grad[inverse].view(-1, ctx.num_active, grad.shape[-1]).sum(dim=1), None, None, None
-
-
-class _Unsort(torch.autograd.Function):
-    """[P, D] sorted by expert -> [P, D] in the order of the tokens; the gradient is the sorting again."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(order)
-        return rows[inverse]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (order,) = ctx.saved_tensors
-        (grad,) = grads
-        return grad[order], None, None

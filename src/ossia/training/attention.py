@@ -1,4 +1,6 @@
-"""Attention over packed rows for training, with sinks exact in the backward pass: by flex_attention on a GPU.
+"""Attention over packed rows for training, with sinks exact in the backward pass.
+
+On a GPU by flex_attention, on a CPU document by document; the reference is written out over all pairs of a row.
 
 With `lse` the log-sum-exp of a query's scores, softmax over the scores and the sink is the softmax over the scores
 alone times `sigmoid(lse - sink)`. flex_attention differentiates through the `lse` that it returns, so the sinks'
@@ -58,7 +60,7 @@ class FlexRowAttention:
 
 
 class DenseRowAttention:
-    """The same, written out over all pairs of tokens in a row: the reference, and the way on a CPU."""
+    """The same, written out over all pairs of tokens in a row: the reference."""
 
     def __init__(self, document_ids: Tensor, *, window: int) -> None:
         """Prepare the masks of one batch; arguments as for FlexRowAttention."""
@@ -79,3 +81,63 @@ class DenseRowAttention:
         column = sinks.float()[None, :, None, None].expand(self.rows, -1, self.length, 1)
         shares = torch.softmax(torch.cat((scores, column), dim=-1), dim=-1)[..., :-1]
         return (shares.to(v.dtype) @ rows_v).transpose(1, 2).reshape(q.shape)
+
+
+class DocumentRowAttention:
+    """The same, document by document: the way on a CPU, where pairs that do not see each other would cost most.
+
+    A document longer than `block` is taken in blocks of queries, each with the keys that it may see, so that a sliding
+    layer's cost grows with the length and not with its square.
+    """
+
+    def __init__(self, document_ids: Tensor, *, window: int, block: int = 256) -> None:
+        """Find the documents of one batch; `block` is in tokens, other arguments as for FlexRowAttention."""
+        rows = torch.arange(document_ids.shape[0], device=document_ids.device)[:, None]
+        numbers = document_ids.long() + rows * (int(document_ids.max()) + 1)
+        self._lengths: list[int] = torch.unique_consecutive(numbers.flatten(), return_counts=True)[1].tolist()
+        self._window = window
+        self._block = block
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, sinks: Tensor, window: int | None) -> Tensor:
+        """Attend within each document: q [T, H, C], k and v [T, K, C], sinks [H] -> [T, H, C]."""
+        num_kv = k.shape[1]
+        grouped = q.unflatten(1, (num_kv, -1)).permute(1, 2, 0, 3) * q.shape[-1] ** -0.5  # [K, G, T, C]
+        by_head = k.transpose(0, 1).unsqueeze(1), v.transpose(0, 1).unsqueeze(1)  # [K, 1, T, C]
+        column = sinks.float().view(num_kv, -1, 1, 1)
+        parts = zip(*(x.split(self._lengths, dim=2) for x in (grouped, *by_head)), strict=True)
+        out = torch.cat([self._attend_document(a, b, c, column=column, window=window) for a, b, c in parts], dim=2)
+        return out.permute(2, 0, 1, 3).reshape(q.shape)
+
+    def _attend_document(self, q: Tensor, k: Tensor, v: Tensor, *, column: Tensor, window: int | None) -> Tensor:
+        """q [K, G, n, C], k and v [K, 1, n, C], column [K, G, 1, 1] -> [K, G, n, C]."""
+        length = q.shape[2]
+        if length <= self._block:
+            return self._attend_block(q, k, v, column, 0, window)
+        outs: list[Tensor] = []
+        for start in range(0, length, self._block):
+            stop = min(start + self._block, length)
+            first = 0 if window is None else max(0, start - self._window + 1)
+            own = q[:, :, start:stop]
+            outs.append(
+                self._attend_block(own, k[:, :, first:stop], v[:, :, first:stop], column, start - first, window)
+            )
+        return torch.cat(outs, dim=2)
+
+    def _attend_block(self, q: Tensor, k: Tensor, v: Tensor, column: Tensor, offset: int, window: int | None) -> Tensor:
+        """The first query stands `offset` tokens after the first key."""
+        scores = (q @ k.mT).float() + self._mask(q.shape[2], offset, window, q.device)
+        scores = torch.cat((scores, column.expand(*scores.shape[:-1], 1)), dim=-1)
+        return torch.softmax(scores, dim=-1)[..., :-1].to(v.dtype) @ v
+
+    def _mask(self, num_queries: int, offset: int, window: int | None, device: torch.device) -> Tensor:
+        """0 where a query sees a key, minus infinity elsewhere, [queries, queries + offset]."""
+        key = (num_queries, offset, None if window is None else self._window)
+        if key not in self._masks:
+            place = torch.arange(num_queries, device=device)[:, None] + offset
+            distance = place - torch.arange(num_queries + offset, device=device)
+            is_hidden = distance < 0
+            if window is not None:
+                is_hidden |= distance >= self._window
+            self._masks[key] = torch.zeros(distance.shape, device=device).masked_fill(is_hidden, float("-inf"))
+        return self._masks[key]

@@ -19,7 +19,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from ossia.core.errors import TrainingError
 from ossia.model.transformer import AttentionBackend, Transformer
-from ossia.training.attention import DenseRowAttention, FlexRowAttention
+from ossia.training.attention import DocumentRowAttention, FlexRowAttention
 from ossia.training.average import WeightAverage
 from ossia.training.checkpoints import Checkpoints
 from ossia.training.data.packing import Batch
@@ -238,7 +238,7 @@ class Trainer:
         window = self.model.config.sliding_window
         if self.device.type == "cuda":
             return FlexRowAttention(batch.documents, window=window, attend=self._attend)
-        return DenseRowAttention(batch.documents, window=window)
+        return DocumentRowAttention(batch.documents, window=window)
 
     def _choose_precision(self) -> None:
         """Have the optimizer round the experts from here on, if it is time to."""

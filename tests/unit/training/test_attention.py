@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ossia.training.attention import DenseRowAttention, FlexRowAttention
+from ossia.training.attention import DenseRowAttention, DocumentRowAttention, FlexRowAttention
 
 WINDOW = 3
 HEADS, KV_HEADS, WIDTH = 4, 2, 16
@@ -67,6 +67,25 @@ def worst_error(attend: Attend, *, window: int | None) -> float:
         assert theirs.grad is not None
         errors.append((mine.grad.double() - theirs.grad).abs().max())
     return float(torch.stack(errors).max())
+
+
+def by_document(block: int, *, documents: Tensor = DOCUMENTS, width: int = WINDOW) -> Attend:
+    def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, window: int | None) -> Tensor:
+        return DocumentRowAttention(documents, window=width, block=block).attend(0, q, k, v, sinks=sinks, window=window)
+
+    return attend
+
+
+@pytest.mark.parametrize("block", [1, 4, 256])  # longer documents than a block, and shorter ones
+@pytest.mark.parametrize("window", [None, WINDOW], ids=["full", "sliding"])
+def test_by_document_against_loops_with_all_gradients(window: int | None, block: int) -> None:
+    assert worst_error(by_document(block), window=window) < TOLERANCE
+
+
+@pytest.mark.parametrize("block", [4, 256])
+def test_broken_ways_by_document_fail_the_comparison(block: int) -> None:
+    assert worst_error(by_document(block, documents=torch.zeros_like(DOCUMENTS)), window=WINDOW) > 100 * TOLERANCE
+    assert worst_error(by_document(block, width=WINDOW + 1), window=WINDOW) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("window", [None, WINDOW], ids=["full", "sliding"])
