@@ -79,7 +79,9 @@ class SftConfig:
         init: the model to begin with: "nano", a hub id that was pulled, or a folder.
         data: what is learned from.
         weights: how much each kind of message counts.
-        trainer: how weights are updated. `run.steps` follows from `data.epochs`.
+        trainer: how weights are updated. `run.steps` follows from `data.epochs`. The experts are rounded to MXFP4 all
+            along, unless `quantize.experts` is "none": a model that begins on MXFP4's grid moves by less than the
+            grid's spacing, so that rounding at the end alone would take back much of what was learned.
     """
 
     name: str
@@ -115,10 +117,14 @@ def load_sft_config(
     if not isinstance(init, str):
         raise InvalidInputError(f"init must name a model, got {init!r}", param="init")
     run = {"log_every": 10, "checkpoint_every": 100, **raw.get("run", {})}
+    quantize = {"experts": "mxfp4", **raw.get("quantize", {})}
+    if quantize["experts"] == "none":
+        del quantize["experts"]
+    tables = {"run": run, "optimizer": {**RATES, **raw.get("optimizer", {})}, "quantize": quantize}
     return SftConfig(
         name=str(raw.get("name", f"{Path(init).name}-sft")),
         init=init,
         data=build_config(ChatDataConfig, table, section="data"),
         weights=build_config(ChannelWeights, raw.get("weights", {}), section="weights"),
-        trainer=build_trainer_config({**raw, "run": run, "optimizer": {**RATES, **raw.get("optimizer", {})}}),
+        trainer=build_trainer_config({**raw, **tables}),
     )

@@ -24,6 +24,8 @@ from ossia.training.data.packing import Batch, pack_row, stack_rows
 
 _FIRST_DATE = datetime.date(2024, 1, 1)
 _NUM_DATES = 2000
+_DATED = 0.8
+"""Share of the examples whose system message tells a date; scripts often leave it out."""
 _SOME_DATE = "2024-01-01"
 
 
@@ -49,8 +51,9 @@ class Encoder(NamedTuple):
 
     def draw(self, row: ChatRow, rng: random.Random) -> list[Example]:
         """The examples with a date and, where the row says none, an effort drawn: answers should not hang on them."""
-        date = _FIRST_DATE + datetime.timedelta(days=rng.randrange(_NUM_DATES))
-        return self.encode(row, effort=rng.choice(self.efforts), date=date.isoformat())
+        day = _FIRST_DATE + datetime.timedelta(days=rng.randrange(_NUM_DATES))
+        date = day.isoformat() if rng.random() < _DATED else None
+        return self.encode(row, effort=rng.choice(self.efforts), date=date)
 
     def sizes(self, row: ChatRow) -> list[int]:
         """Tokens that each example takes in a row, at most, whatever is drawn. Dates are all of one length."""
