@@ -27,11 +27,6 @@ def normalize(text: str) -> list[str]:
     return "".join(character if character.isalnum() else " " for character in lowered).split()
 
 
-def text_digest(text: str) -> bytes:
-    """16 bytes that are equal for texts of the same words."""
-    return hashlib.blake2b(" ".join(normalize(text)).encode("utf-8", "replace"), digest_size=16).digest()
-
-
 def shingles(words: list[str]) -> list[str]:
     """All runs of 5 words; a shorter text is one run."""
     count = max(1, len(words) - SHINGLE_WORDS + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from pathlib import Path
 
 from ossia.training.data.document import Document
 from ossia.training.data.extras import need
@@ -39,6 +40,7 @@ _PRUNED = [
     *("//pre", "//nav", "//footer", "//script", "//style", "//table"),
     *(f"//*[contains(@class, '{name}')]" for name in ("highlight-", "footer", "-license")),
 ]
+_ROW = re.compile(r", (?:line|row) \d+$")
 _CODE_CHARACTERS = frozenset("{}<>;=\\|_`$@^~")
 
 
@@ -108,8 +110,8 @@ def extract(document: Document, source: Source) -> str:
 def _automatic(document: Document, source: Source) -> str:
     kind = source.format
     if kind == "auto":
-        names = document.place.lower().split(",")[0].split(".")
-        kind = next((SUFFIXES[f".{name}"] for name in reversed(names) if f".{name}" in SUFFIXES), "jsonl")
+        path = Path(_ROW.sub("", document.place))
+        kind = next((SUFFIXES[name.lower()] for name in reversed(path.suffixes) if name.lower() in SUFFIXES), "jsonl")
     return {"html": "html", "text": "prose"}.get(kind, "none")
 
 

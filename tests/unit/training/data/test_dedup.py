@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossia.tasks.words import load_words
-from ossia.training.data.dedup import Deduplicator, normalize, shingles, text_digest
+from ossia.training.data.dedup import Deduplicator, normalize, shingles
 
 
 def draw_text(rng: random.Random, num_words: int = 200) -> list[str]:
@@ -78,7 +78,7 @@ def test_any_text_is_its_own_duplicate(text: str) -> None:
     deduplicator = Deduplicator(near=0.7)
     assert deduplicator.reason_to_drop(text) is None
     assert deduplicator.reason_to_drop(text) == "exact duplicate"
-    assert text_digest(text) == text_digest(text + " ")
+    assert deduplicator.reason_to_drop(f" {text}\n") == "exact duplicate"
 
 
 @pytest.mark.parametrize(("text", "words"), [("It's ﬁne", ["it", "s", "fine"]), ("", []), ("ÄÖ ß", ["äö", "ss"])])
