@@ -87,7 +87,7 @@ def fetch(package: Package, *, out: Path) -> str:
         return "is there"
     archive = download(package.name, package.kind, folder=out / "downloads")
     unpacked = out / "unpacked" / package.slug
-    unpack(archive, folder=unpacked)
+    unpack(archive, folder=unpacked, parts=package.parts)
     check_license(package, folder=_license_folder(package, unpacked=unpacked, out=out))
     target = out / "raw" / package.source
     if package.converter is None:

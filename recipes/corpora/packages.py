@@ -31,6 +31,7 @@ class Package:
     converter: str | None = None
     pages: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -84,8 +85,13 @@ def download(name: str, kind: str, *, folder: Path) -> Path:
     return found[-1]
 
 
-def unpack(archive: Path, *, folder: Path) -> None:
+def unpack(archive: Path, *, folder: Path, parts: tuple[str, ...] = ()) -> None:
     """Unpack a .deb, .whl, .tgz or .tar.gz into a folder, which is made anew.
+
+    Args:
+        archive: the file.
+        folder: where to.
+        parts: of a .tgz, unpack what matches one of these only; everything by default.
 
     Raises:
         DatasetError: it is damaged; the archive is deleted, so that the next run gets it again.
@@ -100,7 +106,10 @@ def unpack(archive: Path, *, folder: Path) -> None:
                 file.extractall(folder)  # noqa: S202, zipfile keeps members within the folder
         else:
             with tarfile.open(archive) as file:
-                file.extractall(folder, filter="data")  # the filter refuses what leaves the folder
+                wanted = [
+                    member for member in file if not parts or any(fnmatch.fnmatch(member.name, part) for part in parts)
+                ]
+                file.extractall(folder, members=wanted, filter="data")  # the filter refuses what leaves the folder
     except FileNotFoundError as error:
         raise DatasetError("dpkg-deb is not installed") from error
     except (subprocess.CalledProcessError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:

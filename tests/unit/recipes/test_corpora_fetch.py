@@ -65,6 +65,13 @@ def test_a_package_is_fetched_once(tmp_path: Path) -> None:
     assert fetch(FACTS, out=out) == "is there"
 
 
+def test_parts_of_an_archive(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_archive(out)
+    unpack(out / "downloads/facts-of-ours-1.0.0.tgz", folder=tmp_path / "there", parts=("package/*",))
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["package"]
+
+
 def test_another_licence_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_archive(out, license_text="All rights reserved")
