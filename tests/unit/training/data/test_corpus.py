@@ -74,7 +74,7 @@ def test_pieces_cover_each_target_once(sizes: list[int], longest: int, write_sha
     shards = ShardedTokens(write_shards({"a": texts}))
     drawn = ShardCorpus(shards, longest=longest)
     rng = random.Random(0)
-    pieces = {tuple(drawn.draw(rng)) for _ in range(600)}
+    pieces = {tuple(drawn.draw(rng)) for _ in range(6000)}  # of 240 at most: missing one is below e^-20
     assert all(len(piece) <= longest for piece in pieces)
     distinct = {
         tuple(ids[start : start + longest].tolist())

@@ -29,6 +29,7 @@ def test_what_is_missing_is_named_with_its_extra(
 
 def test_ray_has_an_extra_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "a.txt").write_text("text")
     source = {"name": "a", "path": "a.txt", "license": "x", "origin": "y"}
     with pytest.raises(MissingExtraError, match=r"ossia\[ray\]"):
         build(parse_manifest({"sources": [source]}, folder=tmp_path), tmp_path / "out", engine="ray")
