@@ -115,3 +115,18 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     assert outcome.returncode == 0, outcome.stdout[-4000:] + outcome.stderr[-8000:]
     assert " passed" in outcome.stdout
     assert "runtime error" not in outcome.stderr
+
+
+@pytest.mark.slow
+def test_arm_sources_compile(tmp_path: Path) -> None:
+    """NEON's level and all that goes with it, by a cross compiler: nothing is run."""
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    if compiler is None:
+        pytest.skip("no cross compiler for ARM (aarch64-linux-gnu-g++)")
+    for source in sorted(builder.SOURCES.glob("*.cpp")):
+        if source.name in builder.X86_ONLY:
+            continue
+        flags = [*builder.COMMON_FLAGS, *builder.LEVEL_FLAGS.get(source.name, ()), '-DOSSIA_SOURCE_HASH="x"']
+        command = [compiler, *flags, "-c", str(source), "-o", str(tmp_path / f"{source.stem}.o")]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
