@@ -122,7 +122,8 @@ def _personal(record: dict[str, Any], manifest: Manifest) -> list[str]:
 def _limits(manifest: Manifest) -> list[str]:
     lines = [
         "Rules of quality are crude: they drop good text and keep bad. Names, streets and birthdays of people are not",
-        "looked for. Decontamination finds what is quoted, not what is said in other words.",
+        "looked for. Decontamination finds what is quoted, not what is said in other words, and leaves out evaluation",
+        "texts of fewer than 8 words.",
     ]
     if manifest.filters.hazard:
         lines.append("The hazard filter was trained on templates; docs/data.md says what it does not see.")

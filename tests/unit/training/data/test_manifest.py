@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ossia.core.errors import InvalidInputError
-from ossia.training.data.manifest import load_manifest, parse_manifest
+from ossia.training.data.manifest import FilterConfig, load_manifest, parse_manifest
 
 SOURCE = {"name": "a", "path": "a.jsonl", "license": "MIT", "origin": "https://example.org/a"}
 
@@ -62,3 +65,14 @@ def test_no_manifest_or_none_of_its_kind(tmp_path: Path) -> None:
     (tmp_path / "m.toml").write_text("[[")
     with pytest.raises(InvalidInputError, match="is no manifest"):
         load_manifest(tmp_path / "m.toml")
+
+
+def test_the_manifest_of_the_docs_shows_the_defaults() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "data.md").read_text(encoding="utf-8")
+    shown = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert shown is not None
+    raw = tomllib.loads(shown[1])
+    manifest = parse_manifest(raw, folder=Path())
+    assert manifest.filters == FilterConfig()
+    assert set(raw["filters"]) == {field.name for field in dataclasses.fields(FilterConfig)} - {"hazard_threshold"}
+    assert [source.share for source in manifest.sources] == [0.6, 0.4]
