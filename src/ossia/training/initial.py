@@ -11,12 +11,16 @@ from ossia.model.loading import find_tokenizer
 from ossia.model.transformer import Transformer, init_weights
 
 
-def training_dtype(device: torch.device) -> torch.dtype:
-    """Of the parameters that forward and backward see; the optimizer's masters are float32 on any device."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+def training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Of the parameters that forward and backward see, by `RunConfig.precision`; masters are float32 in any case."""
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def build_model(config: ModelConfig, *, init: str | None, seed: int, device: torch.device) -> Transformer:
+def build_model(
+    config: ModelConfig, *, init: str | None, seed: int, device: torch.device, precision: str = "auto"
+) -> Transformer:
     """A dense model to train.
 
     Args:
@@ -26,11 +30,12 @@ def build_model(config: ModelConfig, *, init: str | None, seed: int, device: tor
             random weights.
         seed: of random weights.
         device: where to.
+        precision: as of `RunConfig`.
 
     Raises:
         ModelNotFoundError, CheckpointError: `init` names no model that can be read.
     """
-    dtype = training_dtype(device)
+    dtype = training_dtype(precision, device)
     if init is None:
         model = Transformer(config, dtype=dtype, device=device)
         init_weights(model, seed=seed)

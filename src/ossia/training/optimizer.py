@@ -17,21 +17,22 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration, from Muon's write-up (Jordan et al., 2024)."""
 
 
-def orthogonalize(matrix: Tensor, *, steps: int = 5) -> Tensor:
-    """Nearest semi-orthogonal matrix to each of [..., M, N], by Newton-Schulz in bfloat16 (float32 on the CPU).
+def orthogonalize(matrix: Tensor, *, dtype: torch.dtype = torch.float32, steps: int = 5) -> Tensor:
+    """Nearest semi-orthogonal matrix to each of [..., M, N], by Newton-Schulz in this dtype, which it is returned in.
 
     Singular values end between about 0.7 and 1.2, which is near enough for an update direction.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
+    x = matrix.to(dtype)
+    x = x.unsqueeze(0) if x.dim() == 2 else x.flatten(0, -3)
     is_tall = x.shape[-2] > x.shape[-1]
     if is_tall:
         x = x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if is_tall else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if is_tall else x).reshape(matrix.shape)
 
 
 class Split(NamedTuple):
@@ -154,7 +155,10 @@ class MuonAdamW:
             ]
             stacked = torch.stack(lookahead)
             is_cut = self._mesh is not None and len(shape) == 2
-            updates = self._orthogonalize_cut(stacked, shape) if is_cut else orthogonalize(stacked)
+            dtype = gradients[names[0]].dtype
+            updates = (
+                self._orthogonalize_cut(stacked.to(dtype), shape) if is_cut else orthogonalize(stacked, dtype=dtype)
+            )
             factor = max(1.0, shape[-2] / shape[-1]) ** 0.5
             for name, update in zip(names, updates, strict=True):
                 master = own_part(self.state[f"master.{name}"])
@@ -164,13 +168,11 @@ class MuonAdamW:
         """Orthogonalize matrices of which each process holds some rows: rows [N, own M, K] -> the same rows."""
         mesh = self._mesh
         assert mesh is not None
-        if rows.is_cuda:
-            rows = rows.bfloat16()
         size = torch.Size((rows.shape[0], *shape))
         stride = (shape[0] * shape[1], shape[1], 1)
         dealt = DTensor.from_local(rows, mesh, [Shard(1)], run_check=False, shape=size, stride=stride)
         mine = dealt.redistribute(placements=[Shard(0)]).to_local()
-        done = orthogonalize(mine)
+        done = orthogonalize(mine, dtype=rows.dtype)
         again = DTensor.from_local(done, mesh, [Shard(0)], run_check=False, shape=size, stride=stride)
         return again.redistribute(placements=[Shard(1)]).to_local()
 

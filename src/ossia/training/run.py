@@ -50,7 +50,13 @@ def train(
         if config.init is None:
             config = replace(config, model=with_special_ids(config, tokenizer))
         trainer = Trainer(
-            build_model(config.model, init=config.init, seed=config.data.seed, device=world.device),
+            build_model(
+                config.model,
+                init=config.init,
+                seed=config.data.seed,
+                device=world.device,
+                precision=config.trainer.run.precision,
+            ),
             source=make_source(config.data, tokenizer=tokenizer, identity=config.identity),
             config=config.trainer,
             folder=folder,

@@ -130,7 +130,7 @@ def finetune(
             on_data(data)
         run = dataclasses.replace(config.trainer.run, steps=data.steps)
         trainer = Trainer(
-            build_model(shape, init=config.init, seed=config.data.seed, device=world.device),
+            build_model(shape, init=config.init, seed=config.data.seed, device=world.device, precision=run.precision),
             source=data.batches,
             config=dataclasses.replace(config.trainer, run=run),
             folder=folder,

@@ -38,7 +38,7 @@ from ossia.training.trainer_config import TrainerConfig
 __all__ = ["Progress", "StepReport", "Trainer"]
 
 
-class _Step(NamedTuple):
+class TakenStep(NamedTuple):
     """What is known of the step just taken, still on the device."""
 
     losses: StepLosses
@@ -132,13 +132,13 @@ class Trainer:
 
     def _run(self, metrics: MetricsLog, on_log: Progress | None, stop_after_seconds: float | None) -> None:
         run = self.config.run
-        batches = self._batches()
+        batches = self.batches()
         started = last_log = time.perf_counter()
         seconds_before, num_tokens, is_owed = self.seconds, 0, False
         while self.progress() < 1:
             with self._memory_explained():
                 batch = next(batches)
-                last = self._take_step(batch.to(self.device))
+                last = self.take_step(batch.to(self.device))
             num_tokens += batch.ids.numel() * self._num_processes
             now = self._clock()
             self.seconds = seconds_before + now - started
@@ -157,7 +157,8 @@ class Trainer:
             if stop_after_seconds is not None and now - started > stop_after_seconds:
                 break
 
-    def _take_step(self, batch: Batch) -> _Step:
+    def take_step(self, batch: Batch) -> TakenStep:
+        """Learn from this process's rows of a batch, on the device. Waits for nothing."""
         lr_scale = schedule(self.progress(), config=self.config.optimizer)
         losses = self._losses(batch, self._attention(batch))
         losses.total.backward()
@@ -171,7 +172,7 @@ class Trainer:
             parameter.grad = None
         if self.average is not None:
             self.average.update(self.progress())
-        return _Step(losses, norm, lr_scale)
+        return TakenStep(losses, norm, lr_scale)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> float:
@@ -223,7 +224,8 @@ class Trainer:
             shard(objective, self.model.layers, mesh=self.mesh)
         return objective
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
+        """This process's rows of the batches from the next step on, in the CPU's memory."""
         place = 0 if self.mesh is None else self.mesh.get_rank()
         return stream(
             self.source,
@@ -267,7 +269,7 @@ class Trainer:
 
     # ---- reports and checkpoints ----
 
-    def _report(self, last: _Step, speed: float, *, length: int) -> StepReport:
+    def _report(self, last: TakenStep, speed: float, *, length: int) -> StepReport:
         losses = last.losses
         self.guard.check(step=self.step, loss=float(losses.cross_entropy), folder=self.folder)
         peak = peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None

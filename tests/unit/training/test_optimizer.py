@@ -26,6 +26,21 @@ def test_orthogonalized_singular_values(shape: tuple[int, ...]) -> None:
     assert (inner - torch.diag_embed(inner.diagonal(dim1=-2, dim2=-1))).abs().max() < 1e-4
 
 
+def test_orthogonalized_in_bfloat16_is_still_near() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(2, 3, 24, 16)
+    exact, rough = orthogonalize(matrix, dtype=torch.float64), orthogonalize(matrix, dtype=torch.bfloat16)
+    assert (exact.dtype, rough.dtype) == (torch.float64, torch.bfloat16)
+    # Five iterations of products rounded at 2^-8.
+    assert (rough.double() - exact).norm() / exact.norm() < 0.05
+    values = torch.linalg.svdvals(rough.float())
+    assert LOWEST - 0.1 < values.min() < values.max() < HIGHEST + 0.1
+
+
+def test_no_matrices_are_orthogonal() -> None:
+    assert orthogonalize(torch.zeros(0, 4, 3)).shape == (0, 4, 3)
+
+
 def test_orthogonalized_zero_is_zero() -> None:
     assert torch.equal(orthogonalize(torch.zeros(3, 4)), torch.zeros(3, 4))
 

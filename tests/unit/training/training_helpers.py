@@ -15,7 +15,13 @@ from ossia.training.trainer import Trainer
 
 def make_trainer(config: TrainConfig, tokenizer: Tokenizer, folder: Path) -> Trainer:
     return Trainer(
-        build_model(config.model, init=config.init, seed=config.data.seed, device=torch.device("cpu")),
+        build_model(
+            config.model,
+            init=config.init,
+            seed=config.data.seed,
+            device=torch.device("cpu"),
+            precision=config.trainer.run.precision,
+        ),
         source=make_source(config.data, tokenizer=tokenizer, identity=config.identity),
         config=config.trainer,
         folder=folder,
