@@ -8,7 +8,7 @@ SOURCES := src tests benchmarks
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test check lint types imports fast docs compat eval clean
+.PHONY: help chat test check lint types imports fast docs compat eval speedrun-tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,5 +59,8 @@ compat: $(VENV)/.installed-dev  ## drive the server by clients from npm, and an 
 eval: $(VENV)/.installed  ## measure the shipped nano on its held-out problems
 	$(BIN)/ossia eval nano
 
+speedrun-tiny: $(VENV)/.installed-dev  ## the whole way from text to a model, in minutes on a CPU
+	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 bash recipes/speedrun.sh tiny
+
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) runs/tiny site build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -27,9 +27,12 @@ FORCED = (
 )  # fmt: skip
 """Strings whose tokens are kept whatever their counts: the format's own words and single letters after a space."""
 
+NUM_EXAMPLES = 60_000
+"""Examples of the mix whose tokens are counted."""
+
 
 def choose_vocabulary(
-    config: DataConfig, *, identity: Identity, size: int, num_examples: int = 60_000, seed: int = 0
+    config: DataConfig, *, identity: Identity, size: int, num_examples: int = NUM_EXAMPLES, seed: int = 0
 ) -> Vocabulary:
     """Count tokens over a sample of the training mix and keep the most frequent, `size` with the specials.
 
@@ -49,10 +52,10 @@ def choose_vocabulary(
     return prune_vocabulary(count_tokens(texts(), full), size=size, forced=FORCED)
 
 
-def prepare_tokenizer(config: TrainConfig, folder: Path) -> Tokenizer:
+def prepare_tokenizer(config: TrainConfig, folder: Path, *, num_examples: int = NUM_EXAMPLES) -> Tokenizer:
     """The run's tokenizer: that of the model it begins with, else the one in `folder/tokenizer`, else a new one.
 
-    A new one is chosen for the mix and written to `folder/tokenizer`.
+    A new one is chosen for the mix, by so many examples of it, and written to `folder/tokenizer`.
 
     Raises:
         VocabularyError: the tokenizer there has another size than the recipe's model.
@@ -68,7 +71,9 @@ def prepare_tokenizer(config: TrainConfig, folder: Path) -> Tokenizer:
                 "delete the folder to choose anew"
             )
         return tokenizer
-    vocabulary = choose_vocabulary(config.data, identity=config.identity, size=config.model.vocab_size)
+    vocabulary = choose_vocabulary(
+        config.data, identity=config.identity, size=config.model.vocab_size, num_examples=num_examples
+    )
     tokenizer = Tokenizer(vocabulary)
     write_tokenizer_folder(tokenizer, tokenizer_folder)
     return tokenizer
