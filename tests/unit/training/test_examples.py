@@ -27,6 +27,8 @@ from ossia.training.data.examples import (
     read_questions,
 )
 
+WITH_TOOLS = ("python_math", "function_calls", "hierarchy")
+"""Tasks whose turns may hold calls."""
 SEEDS = st.integers(min_value=0, max_value=2**64 - 1)
 IDENTITY = Identity(model_identity="You are a test.")
 FULL = Tokenizer.o200k_harmony()
@@ -99,7 +101,7 @@ def test_results_of_calls_are_not_learned() -> None:
 
 
 @settings(max_examples=40)
-@given(seed=SEEDS, name=st.sampled_from(list(TASKS)))
+@given(seed=SEEDS, name=st.sampled_from([name for name in TASKS if name not in WITH_TOOLS]))
 def test_only_the_last_answer_is_learned(seed: int, name: str) -> None:
     maker = ConversationMaker(TASKS, tokenizer=FULL, identity=IDENTITY, max_turns=3)
     example = maker.make(name, random.Random(seed))
