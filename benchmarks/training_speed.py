@@ -108,9 +108,7 @@ def measure(name: str, model: ModelConfig, options: argparse.Namespace, world: W
         "warmup_seconds": round(compiling, 2),
         "seconds_per_step": round(seconds / options.steps, 5),
         "tokens_per_second": round(speed),
-        "mfu": None
-        if peak is None
-        else round(mfu(speed, model, sequence_length=options.length, peak=peak * world.size), 4),
+        "mfu": None if share is None else round(share, 4),
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if is_gpu else None,
     }
 
