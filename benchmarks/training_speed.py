@@ -3,6 +3,7 @@
     python benchmarks/training_speed.py                      # both shapes
     python benchmarks/training_speed.py --shape A --rows 64
     torchrun --nproc-per-node 8 benchmarks/training_speed.py --rows 1024
+    OMP_NUM_THREADS=1 python benchmarks/training_speed.py --shape H --rows 2 --warmup 1 --steps 3   # a CPU
 
 Batches are random tokens in documents of random lengths, made ahead, so that the trainer alone is measured. Prints one
 JSON line a shape. The first `--warmup` steps, which compile, are timed apart. MFU is as `ossia.training.flops` defines
@@ -27,7 +28,7 @@ from ossia.training.flops import active_parameters, mfu, peak_flops
 from ossia.training.initial import build_model
 from ossia.training.parallel import World, join_world
 from ossia.training.trainer import Trainer
-from ossia.training.trainer_config import RunConfig, TrainerConfig
+from ossia.training.trainer_config import PRECISIONS, RunConfig, TrainerConfig
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "nano.toml"
 SHAPES = {
@@ -67,7 +68,7 @@ def measure(name: str, model: ModelConfig, options: argparse.Namespace, world: W
         tensorboard=False,
     )
     trainer = Trainer(
-        build_model(model, init=None, seed=0, device=world.device),
+        build_model(model, init=None, seed=0, device=world.device, precision=options.precision),
         source=RandomBatches(rows=options.rows, length=options.length, vocab_size=model.vocab_size),
         config=TrainerConfig(run=run),
         folder=Path(tempfile.mkdtemp()),
@@ -75,16 +76,17 @@ def measure(name: str, model: ModelConfig, options: argparse.Namespace, world: W
     )
     batches = trainer.batches()
 
-    def steps(count: int) -> float:
+    def steps(count: int) -> tuple[float, float]:
+        """Wall time and this process's CPU time."""
         synchronize(world)
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.process_time()
         for _ in range(count):
             trainer.take_step(next(batches).to(world.device))
         synchronize(world)
-        return time.perf_counter() - started
+        return time.perf_counter() - started, time.process_time() - began
 
-    compiling = steps(options.warmup)
-    seconds = steps(options.steps)
+    compiling, _ = steps(options.warmup)
+    seconds, cpu_seconds = steps(options.steps)
     if options.profile is not None and world.is_first:
         with torch.profiler.profile() as trace:
             steps(3)
@@ -104,9 +106,11 @@ def measure(name: str, model: ModelConfig, options: argparse.Namespace, world: W
         "active_parameters": active_parameters(model),
         "rows": options.rows,
         "sequence_length": options.length,
+        "precision": options.precision,
         "activation_checkpointing": options.activation_checkpointing,
         "warmup_seconds": round(compiling, 2),
         "seconds_per_step": round(seconds / options.steps, 5),
+        "cpu_seconds_per_step": round(cpu_seconds / options.steps, 4),
         "tokens_per_second": round(speed),
         "mfu": None if share is None else round(share, 4),
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if is_gpu else None,
@@ -126,6 +130,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--profile", type=Path, metavar="DIR")
     options = parser.parse_args()

@@ -43,9 +43,10 @@ class DataConfig:
         num_workers: processes that make batches while the model trains; 0 makes them in the training process. The
             batches are the same.
         seed: batch k follows from it and from k.
-        corpora: JSONL files (`.xz` allowed) of natural text, by name; a row's text is its `text`, or its `question`
-            and `answer`.
-        mix: how often each source is drawn, by task name, corpus name, or "out_of_scope" for the questions of corpora.
+        corpora: natural text by name: a folder of `ossia data build`, or a JSONL file (`.xz` allowed), of which a row's
+            text is its `text`, or its `question` and `answer`.
+        mix: how often each source is drawn, by task name or corpus name.
+        declined: corpora whose questions nano learns to decline; a first line that ends in a question mark is one.
         max_turns: conversations have up to so many questions.
     """
 
@@ -55,6 +56,7 @@ class DataConfig:
     seed: int = 0
     corpora: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     mix: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
+    declined: tuple[str, ...] = ()
     max_turns: int = 3
 
     def __post_init__(self) -> None:
@@ -63,6 +65,12 @@ class DataConfig:
             raise InvalidInputError(f"num_workers must be 0 or more, got {self.num_workers}", param="data.num_workers")
         if not self.mix or min(self.mix.values()) < 0 or not sum(self.mix.values()) > 0:
             raise InvalidInputError("data.mix must give at least one source a positive weight", param="data.mix")
+        if unknown := set(self.declined) - set(self.corpora):
+            raise InvalidInputError(
+                f"data.declined names {', '.join(sorted(unknown))}; allowed: names of data.corpora "
+                f"({', '.join(sorted(self.corpora)) or 'there are none'})",
+                param="data.declined",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
