@@ -11,7 +11,7 @@ from ossia.core.errors import InvalidInputError
 from ossia.engine.blocks import BlockManager
 from ossia.engine.engine import Engine
 from ossia.engine.kv_cache import DEFAULT_PAGE_SIZE, PagedKVCache, has_full_layers, has_sliding_layers
-from ossia.engine.native_runner import CACHE_DTYPES, NativeRunner
+from ossia.engine.native_runner import NativeRunner
 from ossia.engine.routing import RoutingPages
 from ossia.engine.runner import Runner, TorchRunner, choose_page_count
 from ossia.engine.scheduler import Scheduler, SchedulerConfig
@@ -149,15 +149,16 @@ def make_runner(
         InvalidInputError: 8-bit weights are wanted where the C++ kernels cannot run.
     """
     device = model.norm.weight.device
-    if cpu_quant != "none" and not (device.type == "cpu" and native.is_available() and cache.dtype in CACHE_DTYPES):
+    is_native = device.type == "cpu" and native.is_available()
+    if cpu_quant != "none" and not is_native:
         raise InvalidInputError(
-            f"cpu_quant is {cpu_quant!r}, which needs the C++ kernels of the CPU ({native.info().reason}) and a cache "
-            "that is not fp8; use cpu_quant 'none'",
+            f"cpu_quant is {cpu_quant!r}, which needs the C++ kernels of the CPU ({native.info().reason}); use "
+            "cpu_quant 'none'",
             param="cpu_quant",
         )
-    if device.type == "cpu" and native.is_available() and cache.dtype in CACHE_DTYPES:
+    if is_native:
         return NativeRunner(model, cache=cache, quantize=None if cpu_quant == "none" else cpu_quant, routing=routing)
-    if device.type == "cpu" and not native.is_available():
+    if device.type == "cpu":
         logger.warning(
             "torch runs the model on the CPU, slowly; the C++ kernels are not in use: %s", native.info().reason
         )

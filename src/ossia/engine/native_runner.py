@@ -18,15 +18,13 @@ from ossia.kernels.native_model import NativeBatch, NativeCache, NativeModel
 from ossia.model.transformer import Transformer
 from ossia.model.update import update_weights
 
-CACHE_DTYPES = (torch.float32, torch.bfloat16)
-
 
 class NativeRunner:
     """A `Runner` over the compiled kernels.
 
     Args:
         model: on the CPU, float32 or bfloat16, experts dense or packed.
-        cache: on the CPU, float32 or bfloat16.
+        cache: on the CPU, float32, bfloat16 or float8_e4m3fn.
         quantize: "q8" keeps attention's projections and lm_head in 8 bits; None is faithful to the checkpoint.
         routing: where to record which experts each token goes to; None records nothing.
 

@@ -34,7 +34,7 @@ from ossia.kernels._native.build import (
 )
 from ossia.kernels.mxfp4 import BLOCK, Mxfp4
 
-KIND_F32, KIND_BF16, KIND_MXFP4, KIND_Q8 = range(4)
+KIND_F32, KIND_BF16, KIND_MXFP4, KIND_Q8, KIND_FP8 = range(5)
 WAYS = ("many", "few", "fine")
 _KINDS = {torch.float32: KIND_F32, torch.bfloat16: KIND_BF16}
 _FAILURES = {

@@ -28,6 +28,7 @@ from ossia.kernels.mxfp4 import Mxfp4
 from ossia.kernels.native import (
     KIND_BF16,
     KIND_F32,
+    KIND_FP8,
     Q8,
     CLayer,
     CMatrix,
@@ -42,13 +43,15 @@ from ossia.kernels.native import (
 
 FULL, SLIDING = 0, 1
 """The two groups of layers, which have a block table each."""
+CACHE_KINDS = {torch.float32: KIND_F32, torch.bfloat16: KIND_BF16, torch.float8_e4m3fn: KIND_FP8}
+"""What keys and values may be; float8 is rounded to nearest and clamped to +-448."""
 
 
 class NativeCache:
     """Keys and values of all layers, described to the library once.
 
     Args:
-        keys: of each layer [P, S, K, C], contiguous, all of one dtype, float32 or bfloat16.
+        keys: of each layer [P, S, K, C], contiguous, all of one dtype, one of CACHE_KINDS.
         values: likewise.
     """
 
@@ -56,9 +59,10 @@ class NativeCache:
         self.tensors = (list(keys), list(values))
         first = keys[0]
         self.page_size = first.shape[1]
-        self.kind = {torch.float32: KIND_F32, torch.bfloat16: KIND_BF16}.get(first.dtype)
+        self.kind = CACHE_KINDS.get(first.dtype)
         if self.kind is None:
-            raise InvalidInputError(f"the cache is {first.dtype}; the CPU kernels take float32 and bfloat16")
+            allowed = ", ".join(map(str, CACHE_KINDS))
+            raise InvalidInputError(f"the cache is {first.dtype}; the CPU kernels take {allowed}")
         for tensor in (*keys, *values):
             is_same = tensor.dtype == first.dtype and tensor.shape[1:] == first.shape[1:]
             if not is_same or not tensor.is_contiguous() or tensor.device.type != "cpu":

@@ -226,8 +226,8 @@ def test_a_sequence_does_not_depend_on_the_others(level: str, packed: bool) -> N
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_larger_batches_do_not_depend_on_the_others(level: str) -> None:
-    """Steps that one way computes, with each sequence in such steps alone too: on the level amx those of 9 to 64 tokens,
-    on the others those of up to 48 and of more."""
+    """Steps that one way computes, with each sequence in such steps alone too: on the level amx of 9 to 64 tokens,
+    on the others of up to 48 and of more."""
     use_level(level)
     model = NativeModel(make_model(ROUND, packed=True))
     if level == "amx":
@@ -269,8 +269,36 @@ def test_chunks_and_pages_change_nothing(chunks: list[int], page_size: int) -> N
     assert torch.equal(got, native_logits(model, ids, [1] * len(ids)))
 
 
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """As a cache of that dtype holds it."""
+    return x.clamp(-448, 448).to(dtype) if dtype == torch.float8_e4m3fn else x.to(dtype)
+
+
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fp8_keeps_what_torch_keeps(level: str) -> None:
+    """Values of a step, number for number: ties, denormals, and what is too large."""
+    use_level(level)
+    config = dataclasses.replace(PLAIN, num_hidden_layers=1, layer_types=(), head_dim=64, hidden_size=64)
+    model = make_model(config)
+    numbers = torch.arange(0, 256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().nan_to_num(nan=460.0)
+    between = (numbers[:-1] + numbers[1:]) / 2
+    awkward = torch.cat((numbers, between, between * 1.0001, torch.tensor([1e-9, -1e-9, 1e9, -1e9, 0.0, -0.0])))
+    with torch.no_grad():  # the bias of k and v alone makes keys and values; position 0 turns nothing
+        model.layers[0].attn.qkv.weight.zero_()
+        for begin in range(0, len(awkward), 128):
+            part = torch.zeros(128)
+            part[: len(awkward[begin : begin + 128])] = awkward[begin : begin + 128]
+            model.layers[0].attn.qkv.bias.zero_()
+            model.layers[0].attn.qkv.bias[-128:] = part
+            pages = Pages(config, page_size=16, num_sequences=1, dtype=torch.float8_e4m3fn)
+            NativeModel(model).step(pages.batch([(0, [3])]))
+            slot = int(pages.table[0, 0]) * 16
+            got = pages.values[0].float().view(-1, 128)[slot]
+            assert torch.equal(got, rounded(part, torch.float8_e4m3fn).float()), begin
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
 @pytest.mark.parametrize("layer", [0, 1], ids=["sliding", "full"])
 @pytest.mark.parametrize("config", [PLAIN, ROUND], ids=["plain", "round"])
 def test_attention_equals_torch(level: str, dtype: torch.dtype, layer: int, config: ModelConfig) -> None:
@@ -289,8 +317,9 @@ def test_attention_equals_torch(level: str, dtype: torch.dtype, layer: int, conf
         places = torch.arange(length)
         slots = pages.table[n][places // 7].long() * 7 + places % 7
         for tensor in flat:
-            tensor[slots] = torch.randn(length, *tensor.shape[1:]).to(dtype)
-        k, v = (tensor[slots].float() for tensor in flat)
+            bits = torch.uint8 if dtype == torch.float8_e4m3fn else dtype  # torch places no float8
+            tensor.view(bits)[slots] = rounded(torch.randn(length, *tensor.shape[1:]), dtype).view(bits)
+        k, v = (tensor.float()[slots] for tensor in flat)
         sinks, window = torch_model.layers[layer].attn.sinks.detach(), config.window(layer)
         wanted.append(attention_torch(q[3 * n : 3 * n + 3], k, v, sinks=sinks, window=window))
     got = model.attend(q, batch=batch, layer=layer)
@@ -378,7 +407,7 @@ def test_wrong_batches_are_refused() -> None:
         (lambda: NativeModel(make_model(PLAIN).double()), "float32 and bfloat16"),
         (lambda: NativeModel(make_model(PLAIN), quantize="q4"), "allowed: None or 'q8'"),
         (lambda: NativeModel(make_model(PLAIN), quantize="q8"), "multiple of 32"),
-        (lambda: NativeCache([torch.zeros(2, 4, 1, 8).half()], [torch.zeros(2, 4, 1, 8).half()]), "float32 and bf"),
+        (lambda: NativeCache([torch.zeros(2, 4, 1, 8).half()], [torch.zeros(2, 4, 1, 8).half()]), "torch.bfloat16, torch.float8"),
         (lambda: NativeCache([torch.zeros(2, 4, 1, 8)], [torch.zeros(2, 5, 1, 8)]), "a layer's cache is"),
     ]
     for call, message in cases:

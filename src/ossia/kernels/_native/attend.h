@@ -1,5 +1,6 @@
 // Keys and values into the cache, and attention over it, a block of queries and a KV head at a time.
 #pragma once
+#include "fp8.h"
 #include "run.h"
 
 namespace ossia {
@@ -13,6 +14,11 @@ void write_cache(const Run& run, const OssiaLayer& layer, int index, int t) {
     if (run.step.cache_kind == OSSIA_BF16) {
         run.k.narrow(k, (int)width, (uint16_t*)run.step.keys[index] + start);
         run.k.narrow(v, (int)width, (uint16_t*)run.step.values[index] + start);
+    } else if (run.step.cache_kind == OSSIA_FP8) {
+        for (size_t i = 0; i < width; ++i) {
+            ((uint8_t*)run.step.keys[index])[start + i] = round_fp8(k[i]);
+            ((uint8_t*)run.step.values[index])[start + i] = round_fp8(v[i]);
+        }
     } else {
         std::memcpy((float*)run.step.keys[index] + start, k, width * sizeof(float));
         std::memcpy((float*)run.step.values[index] + start, v, width * sizeof(float));

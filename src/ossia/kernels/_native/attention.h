@@ -84,6 +84,8 @@ inline void load_token(const void* pages, int64_t position, const AttentionTask&
     const size_t start = ((size_t)slot * task.kv_heads + task.kv_head) * C;
     if (task.cache_kind == OSSIA_BF16)
         widen((const uint16_t*)pages + start, C, out);
+    else if (task.cache_kind == OSSIA_FP8)
+        widen_cache((const uint8_t*)pages + start, C, out);
     else
         memcpy(out, (const float*)pages + start, C * sizeof(float));
     for (int i = C; i < round_up(C, W); ++i) out[i] = 0;

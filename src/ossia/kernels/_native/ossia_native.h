@@ -16,6 +16,7 @@ enum OssiaKind {
     OSSIA_BF16 = 1,
     OSSIA_MXFP4 = 2,  // data uint8 [rows, cols / 2], scales uint8 [rows, cols / 32]: the layout of the checkpoints
     OSSIA_Q8 = 3,     // data int8 [rows, cols], scales bf16 [rows, cols / 32]
+    OSSIA_FP8 = 4,    // float8_e4m3fn; only of a cache
 };
 
 // A matrix [rows, cols], or as many of them as there are experts, one behind the other. bias is float32 [rows] (for
@@ -65,7 +66,7 @@ struct OssiaStep {
     const int64_t* slot_mapping[2];  // [T] of each group: page * S + offset
     int32_t num_blocks[2];
     int32_t page_size;
-    int32_t cache_kind;           // F32 or BF16
+    int32_t cache_kind;           // F32, BF16 or FP8
     void* const* keys;            // of each layer: [P, S, K, C]
     void* const* values;
     float* x;                     // [T, D], in place, or null

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "fp8.h"
 #include "kernels.h"
 
 // Loops over the rows and tokens of one step must be unrolled, or their sums live in memory and not in registers.
@@ -20,6 +21,7 @@ typedef float vf __attribute__((vector_size(4 * OSSIA_LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * OSSIA_LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * OSSIA_LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * OSSIA_LANES)));
+typedef uint8_t vb __attribute__((vector_size(OSSIA_LANES)));
 
 inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -62,6 +64,23 @@ void widen(const uint16_t* in, int n, float* out) {
     int i = 0;
     for (; i + W <= n; i += W) store(out + i, load_bf16(in + i));
     for (; i < n; ++i) out[i] = widen_bf16(in[i]);
+}
+
+// As widen_fp8, a vector at a time.
+void widen_cache(const uint8_t* in, int n, float* out) {
+    int i = 0;
+    for (; i + W <= n; i += W) {
+        vb bytes;
+        memcpy(&bytes, in + i, sizeof bytes);
+        const vu code = __builtin_convertvector(bytes, vu);
+        const vu magnitude = code & 0x7fu;
+        const vu small = (vu)(__builtin_convertvector((vi)magnitude, vf) * 0x1p-9f);
+        const vu is_small = (vu)(magnitude < 8u), is_nan = (vu)(magnitude == 0x7fu);
+        vu bits = (is_small & small) | (~is_small & ((magnitude << 20) + (120u << 23)));
+        bits = (is_nan & 0x7fc00000u) | (~is_nan & bits);
+        store(out + i, (vf)(bits | (code & 0x80u) << 24));
+    }
+    for (; i < n; ++i) out[i] = widen_fp8(in[i]);
 }
 
 void narrow(const float* in, int n, uint16_t* out) {
