@@ -188,13 +188,23 @@ def test_sources_are_drawn_by_weight(write: WriteCorpus) -> None:
 def test_held_out_questions_of_a_corpus_stay_out(write: WriteCorpus) -> None:
     questions = [f"Where is place {number}?" for number in range(60)]
     rows = "".join(f'{{"question": "{question}", "answer": "There."}}\n' for question in questions)
-    config = DataConfig(corpora={"qa": str(write(rows))}, mix={"decline": 1.0}, max_turns=1)
+    config = DataConfig(corpora={"qa": str(write(rows))}, mix={"decline": 1.0}, declined=("qa",), max_turns=1)
     source = ExampleSource(config, tokenizer=FULL, identity=IDENTITY)
     rng = random.Random(1)
     text = "\n".join(FULL.decode(source.draw(rng).ids) for _ in range(400))
     asked = {question for question in questions if question in text}
     assert asked
     assert not any(is_held_out(question) for question in asked)
+
+
+def test_questions_are_declined_only_where_the_recipe_says_so(write: WriteCorpus) -> None:
+    path = write('{"question": "Where is the moon?", "answer": "Up."}\n')
+    config = DataConfig(corpora={"qa": str(path)}, mix={"decline": 1.0}, max_turns=1)
+    source = ExampleSource(config, tokenizer=FULL, identity=IDENTITY)
+    rng = random.Random(1)
+    assert not any("moon?" in FULL.decode(source.draw(rng).ids) for _ in range(200))
+    with pytest.raises(InvalidInputError, match="allowed: names of"):
+        DataConfig(corpora={"qa": str(path)}, mix={"qa": 1.0}, declined=("stories",))
 
 
 def test_a_corpus_of_blank_texts_is_empty(tmp_path: Path) -> None:

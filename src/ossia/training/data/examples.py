@@ -129,11 +129,11 @@ class ExampleSource:
         for name, path in config.corpora.items():
             if Path(path).is_dir():
                 self._corpora[name] = open_folder(Path(path), tokenizer=tokenizer, longest=longest)
-                questions += read_questions(folder_texts(Path(path)))
             else:
                 documents = read_corpus(path)
                 self._corpora[name] = TextCorpus([documents], weights=[1.0], tokenizer=tokenizer, longest=longest)
-                questions += read_questions(documents)
+            if name in config.declined:
+                questions += read_questions(read_corpus(path))
         tasks = dict(TASKS)
         tasks["decline"] = Decline(questions=questions)
         unknown = set(config.mix) - set(tasks) - set(self._corpora)
