@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.training.conftest import RECIPE, SHRUNK
 
 from ossia.harmony.hf_tokenizer import write_tokenizer_folder
 from ossia.harmony.tokenizer import Tokenizer
-from tests.unit.training.conftest import RECIPE, SHRUNK
 
 # Three experts and three layers cannot be dealt evenly to two processes.
 ODD = {"model.num_local_experts": 3, "model.num_hidden_layers": 3, "run.steps": 6, "run.tensorboard": "false"}
