@@ -47,7 +47,7 @@ def answer(engine: Engine) -> list[int]:
     params = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
     engine.add(Request(id="r", prompt_ids=tuple(range(100, 130)), params=params))
     tokens: list[int] = []
-    while engine.has_work():
+    while engine.has_work:
         for event in engine.step():
             tokens += event.token_ids
     return tokens

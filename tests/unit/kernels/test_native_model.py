@@ -407,7 +407,10 @@ def test_wrong_batches_are_refused() -> None:
         (lambda: NativeModel(make_model(PLAIN).double()), "float32 and bfloat16"),
         (lambda: NativeModel(make_model(PLAIN), quantize="q4"), "allowed: None or 'q8'"),
         (lambda: NativeModel(make_model(PLAIN), quantize="q8"), "multiple of 32"),
-        (lambda: NativeCache([torch.zeros(2, 4, 1, 8).half()], [torch.zeros(2, 4, 1, 8).half()]), "torch.bfloat16, torch.float8"),
+        (
+            lambda: NativeCache([torch.zeros(2, 4, 1, 8).half()], [torch.zeros(2, 4, 1, 8).half()]),
+            "bfloat16, torch.float8",
+        ),
         (lambda: NativeCache([torch.zeros(2, 4, 1, 8)], [torch.zeros(2, 5, 1, 8)]), "a layer's cache is"),
     ]
     for call, message in cases:

@@ -43,6 +43,8 @@ MUTANTS = {
     "shares": Mutant("routing.h", "shares[a] /= total", "shares[a] /= 1.01f * total"),
     "bias": Mutant("experts.h", "add_bias(layer.down, expert", "if (expert != 2) add_bias(layer.down, expert"),
     "slot": Mutant("attend.h", "(float*)run.step.values[index]", "(float*)run.step.values[0]"),
+    "fp8 tie": Mutant("fp8.h", "bits += 0x7ffffu + (bits >> 20 & 1u);", "bits += 0x80000u;"),
+    "fp8 small": Mutant("vectors.h", "(magnitude < 8u)", "(magnitude < 7u)"),
     "avx2 sign": Mutant("level_avx2.cpp", "8, 6, 4, 0));", "8, 6, 4, 1));", "avx2"),
     "avx512 high": Mutant("avx512.h", "_mm512_set1_epi32(256)", "_mm512_set1_epi32(255)", "avx512"),
     "amx exponent": Mutant("level_amx.cpp", "_mm512_slli_epi16(centred, 7)", "_mm512_slli_epi16(centred, 6)", "amx"),
