@@ -79,9 +79,7 @@ class SftConfig:
         init: the model to begin with: "nano", a hub id that was pulled, or a folder.
         data: what is learned from.
         weights: how much each kind of message counts.
-        trainer: how weights are updated. `run.steps` follows from `data.epochs`. The experts are rounded to MXFP4 all
-            along, unless `quantize.experts` is "none": a model that begins on MXFP4's grid moves by less than the
-            grid's spacing, so that rounding at the end alone would take back much of what was learned.
+        trainer: how weights are updated. `run.steps` follows from `data.epochs`.
     """
 
     name: str
@@ -117,10 +115,7 @@ def load_sft_config(
     if not isinstance(init, str):
         raise InvalidInputError(f"init must name a model, got {init!r}", param="init")
     run = {"log_every": 10, "checkpoint_every": 100, **raw.get("run", {})}
-    quantize = {"experts": "mxfp4", **raw.get("quantize", {})}
-    if quantize["experts"] == "none":
-        del quantize["experts"]
-    tables = {"run": run, "optimizer": {**RATES, **raw.get("optimizer", {})}, "quantize": quantize}
+    tables = {"run": run, "optimizer": {**RATES, **raw.get("optimizer", {})}}
     return SftConfig(
         name=str(raw.get("name", f"{Path(init).name}-sft")),
         init=init,
