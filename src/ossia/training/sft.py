@@ -20,7 +20,7 @@ from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.checkpoint.load import read_config, resolve_model
 from ossia.model.loading import Identity, read_identity, read_json_if_any
 from ossia.training.data.chat_batches import ChatBatches, Encoder, fit_rows
-from ossia.training.data.chat_file import BadRow, GoodRow, OnError, read_chat_file
+from ossia.training.data.chat_file import BadRow, BadRowChoice, GoodRow, read_chat_file
 from ossia.training.data.chat_rows import ChatRow
 from ossia.training.data.packing import Batch
 from ossia.training.initial import build_model, load_init_tokenizer
@@ -169,13 +169,13 @@ def prepare_data(config: SftConfig, *, tokenizer: Tokenizer, identity: Identity)
             conversation or too long.
     """
     settings = config.data
-    on_error = OnError(settings.on_error)
+    on_error = BadRowChoice(settings.on_error)
     file = read_chat_file(settings.file, on_error=on_error)
     encoder = make_encoder(config, tokenizer=tokenizer, identity=identity)
     rows, too_long = fit_rows(file.rows, encoder=encoder, length=settings.sequence_length)
-    if too_long and (on_error is OnError.STOP or not rows):
+    if too_long and (on_error is BadRowChoice.STOP or not rows):
         line, reason = too_long[0]
-        hint = "" if on_error is OnError.SKIP else ". Or leave such rows out with --on-error skip"
+        hint = "" if on_error is BadRowChoice.SKIP else ". Or leave such rows out with --on-error skip"
         raise InvalidInputError(f"{file.path}, line {line}: {reason}{hint}", param="data.sequence_length")
     learned, held_out = hold_out(rows, share=settings.val_share, seed=settings.seed)
     batches = ChatBatches(

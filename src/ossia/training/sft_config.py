@@ -11,7 +11,7 @@ from typing import Any
 from ossia.core.config import build_config
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.content import Effort
-from ossia.training.data.chat_file import OnError
+from ossia.training.data.chat_file import BadRowChoice
 from ossia.training.data.conversations import ChannelWeights
 from ossia.training.recipe import read_recipe, require_sections, set_values
 from ossia.training.trainer_config import TRAINER_SECTIONS, TrainerConfig, build_trainer_config, require_positive
@@ -57,7 +57,7 @@ class ChatDataConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "sequence_length", "rows", "epochs")
-        if self.on_error not in {choice.value for choice in OnError}:
+        if self.on_error not in {choice.value for choice in BadRowChoice}:
             raise InvalidInputError(f"on_error is {self.on_error!r}; use 'stop' or 'skip'", param="data.on_error")
         for name, value in (("val_share", self.val_share), ("keep_tasks", self.keep_tasks)):
             if not 0 <= value < 1:

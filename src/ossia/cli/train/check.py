@@ -46,11 +46,11 @@ def command(
     """
     from ossia.harmony.content import Effort
     from ossia.training.data.chat_batches import fit_rows
-    from ossia.training.data.chat_file import OnError, read_chat_file
+    from ossia.training.data.chat_file import BadRowChoice, read_chat_file
 
     level = Effort.parse(effort)
     encoder = open_encoder(model)
-    found = read_chat_file(file, on_error=OnError.SKIP)
+    found = read_chat_file(file, on_error=BadRowChoice.SKIP)
     rows, too_long = fit_rows(found.rows, encoder=encoder, length=length)
     bad = sorted((*found.skipped, *too_long))
     shown = _choose(found.rows, line, file=file)

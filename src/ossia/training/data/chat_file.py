@@ -18,7 +18,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _OPENERS = {".xz": lzma.open, ".gz": gzip.open}
 
 
-class OnError(StrEnum):
+class BadRowChoice(StrEnum):
     """What a row that is no conversation brings about."""
 
     STOP = "stop"
@@ -47,7 +47,7 @@ class ChatFile(NamedTuple):
     skipped: tuple[BadRow, ...]
 
 
-def read_chat_file(path: str | Path, *, on_error: OnError = OnError.STOP) -> ChatFile:
+def read_chat_file(path: str | Path, *, on_error: BadRowChoice = BadRowChoice.STOP) -> ChatFile:
     """Read all conversations of a file; blank lines are passed over.
 
     Raises:
@@ -60,7 +60,7 @@ def read_chat_file(path: str | Path, *, on_error: OnError = OnError.STOP) -> Cha
     for item in scan_chat_file(path):
         if isinstance(item, GoodRow):
             rows.append(item)
-        elif on_error is OnError.SKIP:
+        elif on_error is BadRowChoice.SKIP:
             skipped.append(item)
         else:
             raise InvalidInputError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ossia.core.errors import InvalidInputError
-from ossia.training.data.chat_file import OnError, read_chat_file
+from ossia.training.data.chat_file import BadRowChoice, read_chat_file
 from ossia.training.data.chat_rows import read_row
 
 GOOD = {"question": "q", "answer": "a"}
@@ -47,7 +47,7 @@ def test_a_bad_row_stops_or_is_left_out(tmp_path: Path, line: str, reason: str) 
     with pytest.raises(InvalidInputError, match=f"a.jsonl, {reason}") as caught:
         read_chat_file(path)
     assert "--on-error skip" in str(caught.value)
-    found = read_chat_file(path, on_error=OnError.SKIP)
+    found = read_chat_file(path, on_error=BadRowChoice.SKIP)
     assert [number for number, _ in found.rows] == [1, 3]
     assert [bad.line for bad in found.skipped] == [2]
 
@@ -66,7 +66,7 @@ def test_files_with_nothing_to_learn(tmp_path: Path) -> None:
         read_chat_file(write(tmp_path / "empty.jsonl"))
     path = write(tmp_path / "bad.jsonl", "{", "3")
     with pytest.raises(InvalidInputError, match="no conversation to learn; line 1, the first of 2 left out: no JSON"):
-        read_chat_file(path, on_error=OnError.SKIP)
+        read_chat_file(path, on_error=BadRowChoice.SKIP)
 
 
 @pytest.mark.parametrize("suffix", [".xz", ".gz"])
