@@ -15,7 +15,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from ossia.core.errors import TrainingError
 from ossia.model.transformer import AttentionBackend, Transformer
-from ossia.training.attention import DenseRowAttention, FlexRowAttention
+from ossia.training.attention import DocumentRowAttention, FlexRowAttention
 from ossia.training.optimizer import MuonAdamW
 from ossia.training.quantize import is_expert_matrix, round_experts
 from ossia.training.rl.config import RLConfig, gate_bounds
@@ -183,7 +183,7 @@ class Learner:
         window = self.model.config.sliding_window
         if self.device.type == "cuda":
             return FlexRowAttention(rows.documents, window=window, attend=self._attend)
-        return DenseRowAttention(rows.documents, window=window)
+        return DocumentRowAttention(rows.documents, window=window)
 
     def _step(self, lr_scale: float, *, step: int) -> Tensor:
         norm = self.optimizer.grad_norm()
