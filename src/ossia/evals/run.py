@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ossia.agent.problem import opening_of, rules_of
 from ossia.core.errors import InvalidInputError
 from ossia.engine.build import EngineConfig
 from ossia.engine.llm import LLM
 from ossia.engine.request import SamplingParams
 from ossia.evals.environment import describe
 from ossia.evals.outcome import Outcome, Question, judge, summarize
-from ossia.evals.play import needs_tools, opening_of, play, rules_of
+from ossia.evals.play import DATE, needs_tools, play
 from ossia.evals.results import EvalResults
 from ossia.harmony.message import Effort
 from ossia.harmony.render import render
@@ -186,7 +187,7 @@ def render_prompt(loaded: LoadedModel, problem: Problem | str, *, effort: Effort
     """The harmony prompt of a problem without built-in tools, or of one user message."""
     if isinstance(problem, str):
         problem = Problem(task="", prompt=problem, answer="")
-    return render(opening_of(problem, identity=loaded.identity, effort=effort), tokenizer=loaded.tokenizer)
+    return render(opening_of(problem, identity=loaded.identity, effort=effort, date=DATE), tokenizer=loaded.tokenizer)
 
 
 def answer(

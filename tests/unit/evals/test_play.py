@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import pytest
 
+from ossia.agent.problem import RecordedFunctions, rules_of
 from ossia.core.errors import OssiaError
 from ossia.engine.scripted import ScriptedEngine
 from ossia.evals.outcome import Outcome, Question, is_valid, judge, summarize
-from ossia.evals.play import RecordedFunctions, needs_tools, play_one, rules_of
+from ossia.evals.play import needs_tools, play_one
 from ossia.harmony.content import Channel
 from ossia.harmony.message import Effort, Message, Role
 from ossia.harmony.tokenizer import Tokenizer

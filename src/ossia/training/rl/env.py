@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ossia.agent.loop import grammars_of
-from ossia.agent.opening import open_conversation
+from ossia.agent.problem import opening_of, rules_of
 from ossia.core.errors import InvalidInputError
 from ossia.engine.constraint import TurnConstraint
-from ossia.engine.declared import declared_grammars
 from ossia.harmony.content import Effort
-from ossia.harmony.message import Conversation, Message, Role
+from ossia.harmony.message import Conversation
 from ossia.model.loading import Identity
 from ossia.tasks.base import Answer, Problem, Task
 from ossia.tasks.registry import TASKS
@@ -55,18 +53,13 @@ class Env:
 
         Args:
             identity: the model's.
-            tools: the episode's own, which are those of `problem.builtin_tools`.
+            tools: the episode's own, from `make_tools`.
         """
-        problem = self.problem
-        system = open_conversation(identity, tools=tools, effort=self.effort, date=self.date)[0]
-        developer = () if problem.developer is None else (Message(Role.DEVELOPER, content=problem.developer),)
-        return Conversation((system, *developer, *problem.history, Message(Role.USER, content=problem.prompt)))
+        return opening_of(self.problem, identity=identity, effort=self.effort, date=self.date, tools=tools)
 
     def rules(self, tools: ToolSet) -> TurnConstraint:
-        """All tools that the conversation declares; calls of the developer's functions end the episode."""
-        developer = self.problem.developer
-        declared = declared_grammars(developer.tools) if developer is not None else []
-        return TurnConstraint(tools=(*grammars_of(tools), *declared))
+        """All tools that the conversation declares; calls of functions without results end the episode."""
+        return rules_of(self.problem, tools)
 
     def judge(
         self, answer: Answer, *, is_clean: bool, num_tokens: int, max_tokens: int, reward: RewardConfig
@@ -125,9 +118,9 @@ def draw_held_out(tasks: Mapping[str, Task], *, efforts: Sequence[str], number: 
         repeats = 0
         while len(seen) < number and repeats < MAX_REPEATS:
             problem = task.problem(rng, held_out=True)
-            repeats = repeats + 1 if problem.prompt in seen else 0
+            repeats = repeats + 1 if problem.opening in seen else 0
             env = Env(task=task, problem=problem, effort=Effort.parse(efforts[0]), date=_draw_date(rng))
-            seen.setdefault(problem.prompt, env)
+            seen.setdefault(problem.opening, env)
         for effort in efforts:
             envs += [
                 Env(task=env.task, problem=env.problem, effort=Effort.parse(effort), date=env.date)

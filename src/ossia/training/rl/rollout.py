@@ -8,16 +8,15 @@ from collections.abc import Sequence
 
 from ossia.agent.events import RunEnded, StopReason, TurnEnded
 from ossia.agent.loop import AgentLoop, Limits
+from ossia.agent.problem import make_tools, read_answer
 from ossia.agent.turns import Sampling, ServedModel, Turns
 from ossia.engine.engine import Engine
 from ossia.engine.request import FinishReason as EngineFinish
 from ossia.engine.turn import Turn
 from ossia.harmony.events import FinishReason
-from ossia.harmony.message import Channel, Conversation
 from ossia.kernels.sampling import mix_seed
 from ossia.model.loading import LoadedModel
-from ossia.tasks.base import Answer, CallMade
-from ossia.tools.registry import ToolSet, make_tool
+from ossia.tools.registry import ToolSet
 from ossia.training.rl.config import RewardConfig, RolloutConfig
 from ossia.training.rl.engine_client import RecordingClient, StepClient
 from ossia.training.rl.env import Env
@@ -77,8 +76,8 @@ class Rollout:
         return [task.result() for task in tasks]
 
     async def _play(self, env: Env, *, seed: int, temperature: float, room: asyncio.Semaphore) -> Trajectory:
-        names = env.problem.builtin_tools
-        async with room if names else contextlib.nullcontext(), ToolSet(make_tool(name) for name in names) as tools:
+        is_heavy = bool(env.problem.builtin_tools)
+        async with room if is_heavy else contextlib.nullcontext(), ToolSet(make_tools(env.problem)) as tools:
             client = RecordingClient(self._client, seed=seed)
             loop = AgentLoop(
                 Turns(client, model=self._served),
@@ -125,12 +124,3 @@ def _is_clean(turn: Turn) -> bool:
     """Whether a turn was ended by the model and needed no repair."""
     is_over = turn.engine_finish is EngineFinish.STOP and turn.finish_reason is not FinishReason.LENGTH
     return is_over and not turn.repairs
-
-
-def read_answer(conversation: Conversation, *, num_opening: int) -> Answer:
-    """What the model did in an episode: its calls in order, and its final message if the last one is that."""
-    said = conversation.messages[num_opening:]
-    calls = tuple(CallMade(message.recipient or "", message.text) for message in said if message.is_call)
-    last = said[-1] if said else None
-    is_final = last is not None and last.channel is Channel.FINAL and not last.is_call
-    return Answer(final=last.text if is_final and last is not None else None, calls=calls)

@@ -34,10 +34,34 @@ def write(solution: Solution, *, num_results: int) -> str:
 def test_the_reference_solution_earns_the_whole_reward(
     scripted: Callable[[Callable[[str], str]], Engine], loaded: LoadedModel, name: str, effort: Effort
 ) -> None:
-    task, rng = TASKS[name], random.Random(f"{name} {effort}")
-    problem: Problem = task.problem(rng, held_out=False)
+    rng = random.Random(f"{name} {effort}")
+    problem = TASKS[name].problem(rng, held_out=False)
     if problem.builtin_tools and not has_sandbox():
         pytest.skip("no sandbox works here")
+    play_reference(scripted, loaded, problem, effort=effort, rng=rng)
+
+
+def test_functions_with_results_answer_within_an_episode(
+    scripted: Callable[[Callable[[str], str]], Engine], loaded: LoadedModel
+) -> None:
+    rng = random.Random(0)
+    drawn = [TASKS["function_calls"].problem(rng, held_out=False) for _ in range(200)]
+    found = {problem.part: problem for problem in drawn if problem.facts.get("results", "[]") != "[]"}
+    assert found
+    for problem in found.values():
+        play_reference(scripted, loaded, problem, effort=Effort.LOW, rng=rng)
+
+
+def play_reference(
+    scripted: Callable[[Callable[[str], str]], Engine],
+    loaded: LoadedModel,
+    problem: Problem,
+    *,
+    effort: Effort,
+    rng: random.Random,
+) -> None:
+    """Both episodes of a group that write the reference solution are worth 1."""
+    task = TASKS[problem.task]
     solution = task.solve(problem, effort=effort, rng=rng)
 
     def script(prompt: str) -> str:
