@@ -1,28 +1,9 @@
-"""Optional packages of the extras `ossia[data]` and `ossia[ray]`, imported at use."""
+"""Packages of the extra `ossia[data]`, and with `extra="ray"` of `ossia[ray]`."""
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from functools import partial
 
-from ossia.core.errors import MissingExtraError
+from ossia.core import extras
 
-
-def need(module: str, *, package: str | None = None, extra: str = "data") -> ModuleType:
-    """Import a module of an extra.
-
-    Args:
-        module: dotted name.
-        package: what to install for it, if it is not called as the module's first part.
-        extra: which extra of ossia has it.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        root = module.partition(".")[0]
-        if error.name is not None and error.name.partition(".")[0] != root:
-            raise
-        raise MissingExtraError(package or root, extra=extra) from error
+need = partial(extras.need, extra="data")
