@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ossia.cli import options
+from ossia.cli.groups import grouped
 from ossia.cli.options import examples
 from ossia.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from ossia.evals.speed import SpeedRow
+    from ossia.evals.speed import SpeedConfig, SpeedRow
     from ossia.model.loading import LoadedModel
 
 EXAMPLES = examples(
@@ -24,29 +26,45 @@ EXAMPLES = examples(
 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What is measured."""
+
+    batch: Annotated[str, typer.Option(metavar="A,B", help="Numbers of sequences that decode together.")] = "1,8,32"
+    prompt: Annotated[int, typer.Option(metavar="N", help="Tokens of each sequence's prompt.")] = 128
+    output: Annotated[int, typer.Option(metavar="N", help="Tokens that each sequence generates.")] = 64
+    prompts: Annotated[
+        str, typer.Option(metavar="A,B", help="Lengths of prompts whose time to the first token is measured.")
+    ] = ""
+    count_experts: Annotated[
+        bool, typer.Option("--count-experts", help="Count the experts that steps use, in place of what is expected.")
+    ] = False
+    seed: Annotated[int, typer.Option(help="Draws the prompts and random weights.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runner:
+    """What runs it."""
+
+    device: options.Device = "auto"
+    kv_dtype: options.KvDtype = None
+    cpu_quant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="On a CPU: none, or q8 for 8-bit attention and lm_head.")
+    ] = None
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Tokens of prompts that a step computes.")
+    ] = 8192
+
+
+@grouped
 def command(
     model: options.Model = "nano",
+    *,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Draw weights of the model's shape: nothing is downloaded.")
     ] = False,
-    batch: Annotated[str, typer.Option(metavar="A,B", help="Numbers of sequences that decode together.")] = "1,8,32",
-    prompt: Annotated[int, typer.Option(metavar="N", help="Tokens of each sequence's prompt.")] = 128,
-    output: Annotated[int, typer.Option(metavar="N", help="Tokens that each sequence generates.")] = 64,
-    prompts: Annotated[
-        str, typer.Option(metavar="A,B", help="Lengths of prompts whose time to the first token is measured.")
-    ] = "",
-    batched_tokens: Annotated[
-        int, typer.Option("--max-num-batched-tokens", metavar="N", help="Tokens of prompts that a step computes.")
-    ] = 8192,
-    count_experts: Annotated[
-        bool, typer.Option("--count-experts", help="Count the experts that steps use, in place of what is expected.")
-    ] = False,
-    device: options.Device = "auto",
-    kv_dtype: options.KvDtype = None,
-    cpu_quant: Annotated[
-        str | None, typer.Option(metavar="NAME", help="On a CPU: none, or q8 for 8-bit attention and lm_head.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Draws the prompts and random weights.")] = 0,
+    measured: Measured,
+    runner: Runner,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure decode steps and prompts, as the engine runs them.
@@ -55,34 +73,13 @@ def command(
     other weights, keys and values) at the bandwidth that is measured first.
     """
     from rich.console import Console
-    from rich.progress import Progress
 
-    from ossia.engine.build import EngineConfig
     from ossia.evals.environment import describe
-    from ossia.evals.speed import SpeedConfig, measure_speed
 
-    config = SpeedConfig(
-        batches=_numbers(batch, "batch"),
-        prompt=prompt,
-        output=output,
-        prompts=_numbers(prompts, "prompts"),
-        counts_experts=count_experts,
-        seed=seed,
-    )
-    engine_config = EngineConfig(
-        max_num_batched_tokens=batched_tokens, kv_dtype=kv_dtype or "auto", cpu_quant=cpu_quant or "none"
-    )
-    loaded = _draw(model, device, seed) if random_weights else _load(model, device)
-    place = str(loaded.model.norm.weight.device)
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        item = bar.add_task("measuring", total=None)
-        rows = measure_speed(
-            loaded,
-            config,
-            engine_config=engine_config,
-            progress=lambda done, total: bar.update(item, completed=done, total=total),
-        )
-    environment = describe(device=place)
+    config = _speed_config(measured)
+    loaded = _draw(model, runner.device, measured.seed) if random_weights else _load(model, runner.device)
+    environment = describe(device=str(loaded.model.norm.weight.device))
+    rows = _measure(loaded, config, runner)
     if as_json:
         record = {
             "model": model,
@@ -94,6 +91,41 @@ def command(
         return
     typer.echo(f"{model}{', random weights' if random_weights else ''}; {'; '.join(environment.values())}")
     Console().print(_table(rows))
+
+
+def _speed_config(measured: Measured) -> SpeedConfig:
+    from ossia.evals.speed import SpeedConfig
+
+    return SpeedConfig(
+        batches=_numbers(measured.batch, "batch"),
+        prompt=measured.prompt,
+        output=measured.output,
+        prompts=_numbers(measured.prompts, "prompts"),
+        counts_experts=measured.count_experts,
+        seed=measured.seed,
+    )
+
+
+def _measure(loaded: LoadedModel, config: SpeedConfig, runner: Runner) -> list[SpeedRow]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ossia.engine.build import EngineConfig
+    from ossia.evals.speed import measure_speed
+
+    engine_config = EngineConfig(
+        max_num_batched_tokens=runner.max_num_batched_tokens,
+        kv_dtype=runner.kv_dtype or "auto",
+        cpu_quant=runner.cpu_quant or "none",
+    )
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        item = bar.add_task("measuring", total=None)
+        return measure_speed(
+            loaded,
+            config,
+            engine_config=engine_config,
+            progress=lambda done, total: bar.update(item, completed=done, total=total),
+        )
 
 
 def _load(model: str, device: str) -> LoadedModel:
