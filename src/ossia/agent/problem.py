@@ -5,10 +5,15 @@ Evaluation and reinforcement learning play problems alike.
 
 from __future__ import annotations
 
-from ossia.agent.loop import grammars_of
+import contextlib
+from typing import NamedTuple
+
+from ossia.agent.events import RunEnded, TurnEnded
+from ossia.agent.loop import AgentLoop, grammars_of
 from ossia.agent.opening import open_conversation
 from ossia.engine.constraint import JsonSchema, TurnConstraint
 from ossia.engine.declared import declared_grammars
+from ossia.engine.turn import Turn
 from ossia.harmony.content import Effort, ToolNamespace
 from ossia.harmony.message import Channel, Conversation, Message, Role
 from ossia.model.loading import Identity
@@ -78,6 +83,27 @@ def opening_of(
     system = open_conversation(identity, tools=builtin, effort=effort, date=date)[0]
     developer = () if problem.developer is None else (Message(Role.DEVELOPER, content=problem.developer),)
     return Conversation((system, *developer, *problem.history, Message(Role.USER, content=problem.prompt)))
+
+
+class Played(NamedTuple):
+    """A run of the loop: its turns, and how it ended."""
+
+    turns: list[Turn]
+    end: RunEnded
+
+
+async def play_through(loop: AgentLoop, opening: Conversation) -> Played:
+    """Run the loop to its end."""
+    turns: list[Turn] = []
+    end: RunEnded | None = None
+    async with contextlib.aclosing(loop.run(opening)) as events:
+        async for event in events:
+            if isinstance(event, TurnEnded):
+                turns.append(event.turn)
+            elif isinstance(event, RunEnded):
+                end = event
+    assert end is not None
+    return Played(turns, end)
 
 
 def read_answer(conversation: Conversation, *, num_opening: int) -> Answer:

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
-from ossia.agent.events import RunEnded, StopReason, TurnEnded
+from ossia.agent.events import RunEnded, StopReason
 from ossia.agent.loop import AgentLoop, Limits
-from ossia.agent.problem import make_tools, opening_of, read_answer, rules_of
+from ossia.agent.problem import make_tools, opening_of, play_through, read_answer, rules_of
 from ossia.agent.turns import EngineClient, Sampling, ServedModel, Turns
 from ossia.engine.async_engine import AsyncEngine
 from ossia.engine.llm import LLM
@@ -108,15 +108,7 @@ async def play_one(
             is_constrained=grammar,
         )
         opening = opening_of(problem, identity=loaded.identity, effort=question.effort, date=DATE, tools=tools)
-        turns: list[Turn] = []
-        end: RunEnded | None = None
-        async with contextlib.aclosing(loop.run(opening)) as events:
-            async for event in events:
-                if isinstance(event, TurnEnded):
-                    turns.append(event.turn)
-                elif isinstance(event, RunEnded):
-                    end = event
-    assert end is not None
+        turns, end = await play_through(loop, opening)
     return _judge(question, end, turns, opening=opening, tokenizer=loaded.tokenizer)
 
 

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
-from ossia.agent.events import RunEnded, StopReason, TurnEnded
+from ossia.agent.events import StopReason
 from ossia.agent.loop import AgentLoop, Limits
-from ossia.agent.problem import make_tools, read_answer
+from ossia.agent.problem import make_tools, play_through, read_answer
 from ossia.agent.turns import Sampling, ServedModel, Turns
 from ossia.engine.engine import Engine
 from ossia.engine.request import FinishReason as EngineFinish
@@ -88,15 +88,7 @@ class Rollout:
                 is_constrained=False,
             )
             opening = env.opening(self._served.identity, tools=tools)
-            turns: list[Turn] = []
-            end: RunEnded | None = None
-            async with contextlib.aclosing(loop.run(opening)) as events:
-                async for event in events:
-                    if isinstance(event, TurnEnded):
-                        turns.append(event.turn)
-                    elif isinstance(event, RunEnded):
-                        end = event
-            assert end is not None
+            turns, end = await play_through(loop, opening)
             transitions = await client.transitions()
         is_clean = end.reason in ENDINGS and all(_is_clean(turn) for turn in turns)
         answer = read_answer(end.conversation, num_opening=len(opening.messages))

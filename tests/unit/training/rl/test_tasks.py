@@ -38,7 +38,7 @@ def test_the_reference_solution_earns_the_whole_reward(
     problem = TASKS[name].problem(rng, held_out=False)
     if problem.builtin_tools and not has_sandbox():
         pytest.skip("no sandbox works here")
-    play_reference(scripted, loaded, problem, effort=effort, rng=rng)
+    assert play_reference(scripted, loaded, problem, effort=effort, rng=rng) == [1.0, 1.0]
 
 
 def test_functions_with_results_answer_within_an_episode(
@@ -49,7 +49,7 @@ def test_functions_with_results_answer_within_an_episode(
     found = {problem.part: problem for problem in drawn if problem.facts.get("results", "[]") != "[]"}
     assert found
     for problem in found.values():
-        play_reference(scripted, loaded, problem, effort=Effort.LOW, rng=rng)
+        assert play_reference(scripted, loaded, problem, effort=Effort.LOW, rng=rng) == [1.0, 1.0]
 
 
 def play_reference(
@@ -59,8 +59,8 @@ def play_reference(
     *,
     effort: Effort,
     rng: random.Random,
-) -> None:
-    """Both episodes of a group that write the reference solution are worth 1."""
+) -> list[float]:
+    """The rewards of a group of two episodes that write the reference solution."""
     task = TASKS[problem.task]
     solution = task.solve(problem, effort=effort, rng=rng)
 
@@ -71,6 +71,4 @@ def play_reference(
     config = RolloutConfig(samples=2, max_tokens=900)
     rollout = Rollout(scripted(script), loaded=loaded, config=config, reward=RewardConfig())
     env = Env(task=task, problem=problem, effort=effort, date="2026-01-01")
-    for trajectory in rollout.sample([env], seed=1)[0].trajectories:
-        said = loaded.tokenizer.decode(trajectory.transitions[-1].sampled_ids)
-        assert trajectory.reward == 1.0, (said, trajectory.ending, trajectory.is_clean, problem.answer)
+    return [trajectory.reward for trajectory in rollout.sample([env], seed=1)[0].trajectories]
