@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import statistics
 import subprocess
 import sys
@@ -17,14 +16,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.timing import results_folder
+from benchmarks.timing import tell
 
 from ossia.agent.loop import AgentLoop
 from ossia.agent.turns import Sampling
 from ossia.cli.backend import Backend, open_backend
 from ossia.cli.turn import Run
 from ossia.evals.environment import describe
-from ossia.evals.report import markdown_table, write_text
+from ossia.evals.report import markdown_table
 from ossia.harmony.message import Conversation, Effort, Message, Role
 from ossia.tools.registry import ToolSet
 
@@ -54,14 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often each question is asked (default 3)")
     options = parser.parse_args()
     record = measure(options.model, rounds=options.rounds)
-    if options.json:
-        json.dump(record, sys.stdout, indent=1)
-        print()
-        return
-    page = render_page(record)
-    write_text(results_folder() / "nano-speed.json", json.dumps(record, indent=1) + "\n")
-    write_text(results_folder() / "nano-speed.md", page)
-    print(page)
+    tell(record, render_page(record), name="nano-speed", as_json=options.json)
 
 
 def measure(model: str, *, rounds: int) -> dict[str, Any]:

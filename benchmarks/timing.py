@@ -7,12 +7,16 @@ thread and waits for nothing.
 from __future__ import annotations
 
 import gc
+import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from ossia.core.files import write_text
 
 SAMPLE_SECONDS = 0.02
 """One sample repeats its work until it takes this long, so that the clock's grain does not matter."""
@@ -93,6 +97,17 @@ def repository_root() -> Path:
 def results_folder() -> Path:
     """Where the committed results are."""
     return repository_root() / "benchmarks" / "results"
+
+
+def tell(record: dict[str, Any], page: str, *, name: str, as_json: bool) -> None:
+    """Print results as JSON; or print their page, and write both into the folder of results."""
+    text = json.dumps(record, indent=1) + "\n"
+    if as_json:
+        sys.stdout.write(text)
+        return
+    write_text(results_folder() / f"{name}.json", text)
+    write_text(results_folder() / f"{name}.md", page)
+    print(page)
 
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:

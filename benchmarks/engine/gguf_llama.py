@@ -15,20 +15,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from benchmarks.timing import results_folder
+from benchmarks.timing import tell
 from torch import Tensor
 
 from ossia.evals.environment import describe
-from ossia.evals.report import markdown_table, write_text
+from ossia.evals.report import markdown_table
 from ossia.harmony.content import Effort
 from ossia.harmony.message import Conversation, Message, Role
 from ossia.harmony.render import render
@@ -110,14 +108,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, write no files")
     options = parser.parse_args()
     record = measure()
-    if options.json:
-        json.dump(record, sys.stdout, indent=1)
-        print()
-        return
-    page = render_page(record)
-    write_text(results_folder() / "gguf-llama-cpp.json", json.dumps(record, indent=1) + "\n")
-    write_text(results_folder() / "gguf-llama-cpp.md", page)
-    print(page)
+    tell(record, render_page(record), name="gguf-llama-cpp", as_json=options.json)
 
 
 def measure() -> dict[str, Any]:

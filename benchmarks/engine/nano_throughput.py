@@ -10,10 +10,8 @@ python -m benchmarks.engine.nano_throughput --json     prints the JSON and write
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,13 +20,13 @@ from typing import Any
 
 import torch
 from benchmarks.engine.python_overhead import measure_overhead
-from benchmarks.timing import results_folder
+from benchmarks.timing import tell
 
 from ossia.engine.build import EngineConfig
 from ossia.engine.llm import LLM
 from ossia.engine.request import SamplingParams
 from ossia.evals.environment import describe
-from ossia.evals.report import markdown_table, write_text
+from ossia.evals.report import markdown_table
 from ossia.harmony.message import Conversation, Message, Role
 from ossia.harmony.render import render
 from ossia.kernels import native
@@ -57,14 +55,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     record = measure(num_threads=options.threads, rounds=options.rounds)
-    if options.json:
-        json.dump(record, sys.stdout, indent=1)
-        print()
-        return
-    page = render_page(record)
-    write_text(results_folder() / "engine-nano.json", json.dumps(record, indent=1) + "\n")
-    write_text(results_folder() / "engine-nano.md", page)
-    print(page)
+    tell(record, render_page(record), name="engine-nano", as_json=options.json)
 
 
 def measure(*, num_threads: int, rounds: int) -> dict[str, Any]:

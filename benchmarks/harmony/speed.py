@@ -12,7 +12,6 @@ import itertools
 import json
 import math
 import os
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -24,12 +23,12 @@ from benchmarks.timing import (
     compare,
     comparison_rows,
     format_seconds,
-    results_folder,
+    tell,
     time_once,
 )
 
 from ossia.evals.environment import describe
-from ossia.evals.report import markdown_table, write_text
+from ossia.evals.report import markdown_table
 from ossia.harmony.message import conversation_from_dict
 from ossia.harmony.parse import ContentDelta, HarmonyParser, parse
 from ossia.harmony.render import render
@@ -70,14 +69,7 @@ def main() -> None:
         "comparisons": [row.to_dict() for row in comparisons],
         "linear": linear,
     }
-    if options.json:
-        json.dump(record, sys.stdout, indent=1)
-        print()
-        return
-    page = render_page(record, comparisons)
-    write_text(results_folder() / "harmony-speed.json", json.dumps(record, indent=1) + "\n")
-    write_text(results_folder() / "harmony-speed.md", page)
-    print(page)
+    tell(record, render_page(record, comparisons), name="harmony-speed", as_json=options.json)
 
 
 def load_peer() -> Any:

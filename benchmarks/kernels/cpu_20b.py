@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from benchmarks.timing import results_folder
+from benchmarks.timing import tell
 
 from ossia.evals.environment import describe
-from ossia.evals.report import markdown_table, write_text
+from ossia.evals.report import markdown_table
 from ossia.kernels import native
 from ossia.kernels.native_model import NativeBatch, NativeCache, NativeModel
 from ossia.model.checkpoint.gguf import write_gguf
@@ -70,14 +70,7 @@ def main() -> None:
     # Only now, when our model is gone: both at once would not fit into 24 GiB.
     record["peers"] = [run_peer(options.peer, peer, rounds=options.rounds) for peer in peers]
     record["ratios"] = ratios(record)
-    if options.json:
-        json.dump(record, sys.stdout, indent=1)
-        print()
-        return
-    page = render_page(record)
-    write_text(results_folder() / "cpu-20b.json", json.dumps(record, indent=1) + "\n")
-    write_text(results_folder() / "cpu-20b.md", page)
-    print(page)
+    tell(record, render_page(record), name="cpu-20b", as_json=options.json)
 
 
 def measure(num_layers: int, *, rounds: int, folder: Path | None = None) -> dict[str, Any]:

@@ -9,20 +9,18 @@ python -m benchmarks.kernels.cpu_nano --json     prints the JSON and writes noth
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from benchmarks.kernels.cpu_20b import make_batch, make_cache
-from benchmarks.timing import results_folder
+from benchmarks.timing import tell
 from torch import Tensor
 
 from ossia.evals.environment import describe
-from ossia.evals.report import markdown_table, write_text
+from ossia.evals.report import markdown_table
 from ossia.kernels import native
 from ossia.kernels.native_model import NativeModel
 from ossia.model.attention import KVCache
@@ -41,14 +39,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, write no files")
     options = parser.parse_args()
     record = measure()
-    if options.json:
-        json.dump(record, sys.stdout, indent=1)
-        print()
-        return
-    page = render_page(record)
-    write_text(results_folder() / "cpu-nano.json", json.dumps(record, indent=1) + "\n")
-    write_text(results_folder() / "cpu-nano.md", page)
-    print(page)
+    tell(record, render_page(record), name="cpu-nano", as_json=options.json)
 
 
 def measure() -> dict[str, Any]:

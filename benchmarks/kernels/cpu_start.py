@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import results_folder
+from benchmarks.timing import tell
 
 from ossia.evals.environment import describe
-from ossia.evals.report import markdown_table, write_text
+from ossia.evals.report import markdown_table
 
 COMMAND = "python -m benchmarks.kernels.cpu_start"
 CONTEXT = 8192
@@ -45,14 +45,7 @@ def main() -> None:
         print(json.dumps(run_once(options.folder, started=options.child, quant=options.quant, fills=options.fill)))
         return
     record = measure(options.folder, rounds=options.rounds)
-    if options.json:
-        json.dump(record, sys.stdout, indent=1)
-        print()
-        return
-    page = render_page(record)
-    write_text(results_folder() / "cpu-20b-start.json", json.dumps(record, indent=1) + "\n")
-    write_text(results_folder() / "cpu-20b-start.md", page)
-    print(page)
+    tell(record, render_page(record), name="cpu-20b-start", as_json=options.json)
 
 
 def measure(folder: Path, *, rounds: int) -> dict[str, Any]:
