@@ -133,17 +133,21 @@ class Trainer:
     def _run(self, metrics: MetricsLog, on_log: Progress | None, stop_after_seconds: float | None) -> None:
         run = self.config.run
         batches = self.batches()
-        started = last_log = time.perf_counter()
-        seconds_before, num_tokens, is_owed = self.seconds, 0, False
+        started = last_log = self._clock()
+        seconds_before, num_tokens, is_owed, is_compiling = self.seconds, 0, False, self._is_compiled
         while self.progress() < 1:
             with self._memory_explained():
                 batch = next(batches)
                 last = self.take_step(batch.to(self.device))
-            num_tokens += batch.ids.numel() * self._num_processes
             now = self._clock()
+            if is_compiling:  # of the first step, which would be the whole of a short warm-up and more
+                started, last_log, is_compiling = now, now, False
+            else:
+                num_tokens += batch.ids.numel() * self._num_processes
             self.seconds = seconds_before + now - started
             if self.step % run.log_every == 0 or self.progress() >= 1:
-                report = self._report(last, num_tokens / (now - last_log), length=batch.ids.shape[1])
+                speed = num_tokens / (now - last_log) if num_tokens else 0.0
+                report = self._report(last, speed, length=batch.ids.shape[1])
                 last_log, num_tokens = now, 0
                 metrics.add(report)
                 if on_log is not None:

@@ -67,6 +67,7 @@ class RunConfig:
         steps: optimizer steps of the whole run.
         max_minutes: the schedule ends by then at the latest, over all resumed parts together; None for no limit. With
             a limit the learning rates depend on the machine's speed, so such a run cannot be repeated to the bit.
+            A first step that compiles does not count.
         log_every, checkpoint_every: in steps.
         compile: whether to use torch.compile; None means on a GPU only.
         precision: of the parameters that forward and backward see and of Muon's iteration: "float32", "bfloat16", or
