@@ -31,8 +31,8 @@ class WeightAverage:
         averages = [own_part(average) for average in self.state.values()]
         masters = [own_part(master) for master in self._masters.values()]
         rest = 1 - self.config.decay if progress > self.config.start else 1.0
-        for average, master in zip(averages, masters, strict=True):
-            average.lerp_(master, rest)
+        if averages:
+            torch._foreach_lerp_(averages, masters, rest)  # pyright: ignore[reportPrivateImportUsage]
 
     def weights(self) -> dict[str, Tensor]:
         """The averages by parameter name, not copied."""

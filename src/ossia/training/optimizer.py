@@ -1,4 +1,11 @@
-"""Muon for matrices and AdamW for everything else, over float32 master weights."""
+"""Muon for matrices and AdamW for everything else, over float32 master weights.
+
+On a GPU the model's many small tensors would cost a launch each and operation by operation, for which the host is too
+slow. So all is done to lists of tensors at once, by the operations that torch.optim is made of.
+"""
+
+# pyright: reportPrivateImportUsage=false
+# torch names its operations on lists with an underscore, and has no others.
 
 from __future__ import annotations
 
@@ -128,41 +135,37 @@ class MuonAdamW:
         """
         if norm is None:
             norm = self.grad_norm()
-        if keep is not None:
-            for _, p in (*self.split.muon, *self.split.adamw):
-                if p.grad is not None:
-                    own_part(p.grad).masked_fill_(~keep, 0.0)
         clip = (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-        if keep is not None:
-            clip = clip.masked_fill(~keep, 0.0)
         self.num_updates += 1
-        self._step_muon(scale * self.config.muon_lr)
-        self._step_adamw(scale * self.config.adamw_lr, clip)
+        self._step_muon(scale * self.config.muon_lr, keep)
+        self._step_adamw(scale * self.config.adamw_lr, clip, keep)
         self.put_masters()
         return norm
 
-    def _step_muon(self, lr: float) -> None:
+    def _parts(self, kind: str, names: Iterable[str]) -> list[Tensor]:
+        """This process's parts of the state of one kind."""
+        return [own_part(self.state[f"{kind}.{name}"]) for name in names]
+
+    def _step_muon(self, lr: float, keep: Tensor | None) -> None:
         """Momentum, then its orthogonal factor, scaled by the matrix shape so that all updates have like size."""
         by_shape: dict[tuple[int, ...], list[str]] = {}
         gradients = {name: p.grad for name, p in self.split.muon if p.grad is not None}
         for name, gradient in gradients.items():
-            own_part(self.state[f"first.{name}"]).mul_(self.config.momentum).add_(own_part(gradient).float())
             by_shape.setdefault(tuple(gradient.shape), []).append(name)
         for shape, names in by_shape.items():
-            lookahead = [
-                own_part(gradients[name]).float().add(own_part(self.state[f"first.{name}"]), alpha=self.config.momentum)
-                for name in names
-            ]
-            stacked = torch.stack(lookahead)
+            stacked = torch.stack([own_part(gradients[name]) for name in names])
+            dtype = stacked.dtype
+            stacked = _kept(stacked.float(), keep)
+            first = self._parts("first", names)
+            torch._foreach_mul_(first, self.config.momentum)
+            torch._foreach_add_(first, stacked.unbind(0))
+            lookahead = stacked.add_(torch.stack(first), alpha=self.config.momentum).to(dtype)
             is_cut = self._mesh is not None and len(shape) == 2
-            dtype = gradients[names[0]].dtype
-            updates = (
-                self._orthogonalize_cut(stacked.to(dtype), shape) if is_cut else orthogonalize(stacked, dtype=dtype)
-            )
+            updates = self._orthogonalize_cut(lookahead, shape) if is_cut else orthogonalize(lookahead, dtype=dtype)
             factor = max(1.0, shape[-2] / shape[-1]) ** 0.5
-            for name, update in zip(names, updates, strict=True):
-                master = own_part(self.state[f"master.{name}"])
-                master.mul_(1 - lr * self.config.weight_decay).add_(update.float(), alpha=-lr * factor)
+            masters = self._parts("master", names)
+            torch._foreach_mul_(masters, 1 - lr * self.config.weight_decay)
+            torch._foreach_add_(masters, updates.float().contiguous().unbind(0), alpha=-lr * factor)
 
     def _orthogonalize_cut(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Orthogonalize matrices of which each process holds some rows: rows [N, own M, K] -> the same rows."""
@@ -176,26 +179,41 @@ class MuonAdamW:
         again = DTensor.from_local(done, mesh, [Shard(0)], run_check=False, shape=size, stride=stride)
         return again.redistribute(placements=[Shard(1)]).to_local()
 
-    def _step_adamw(self, lr: float, clip: Tensor) -> None:
+    def _step_adamw(self, lr: float, clip: Tensor, keep: Tensor | None) -> None:
+        """As torch.optim's: list operations, each a launch or a few for all parameters together."""
         beta1, beta2 = self.config.betas
-        names = [name for name, p in self.split.adamw if p.grad is not None]
-        gradients = [own_part(p.grad).float() * clip for _, p in self.split.adamw if p.grad is not None]
-        masters, first, second = (
-            [own_part(self.state[f"{kind}.{name}"]) for name in names] for kind in ("master", "first", "second")
-        )
-        corrected1 = 1 - beta1**self.num_updates
-        corrected2 = 1 - beta2**self.num_updates
-        for master, m, v, gradient in zip(masters, first, second, gradients, strict=True):
-            m.lerp_(gradient, 1 - beta1)
-            v.lerp_(gradient * gradient, 1 - beta2)
-            master.addcdiv_(m / corrected1, (v / corrected2).sqrt_().add_(1e-8), value=-lr)
+        named = {name: own_part(p.grad) for name, p in self.split.adamw if p.grad is not None}
+        named = {name: gradient for name, gradient in named.items() if gradient.numel()}  # a process may have no rows
+        if not named:
+            return
+        masters, first, second = (self._parts(kind, named) for kind in ("master", "first", "second"))
+        flat = _kept(torch.cat([gradient.flatten() for gradient in named.values()]).float() * clip, keep)
+        parts = flat.split([gradient.numel() for gradient in named.values()])
+        gradients = [part.view_as(master) for part, master in zip(parts, masters, strict=True)]
+        torch._foreach_lerp_(first, gradients, 1 - beta1)
+        flat.mul_(flat)  # of which `gradients` are views
+        torch._foreach_lerp_(second, gradients, 1 - beta2)
+        directions = torch._foreach_div(first, 1 - beta1**self.num_updates)
+        denominators = torch._foreach_div(second, 1 - beta2**self.num_updates)
+        torch._foreach_sqrt_(denominators)
+        torch._foreach_add_(denominators, 1e-8)
+        torch._foreach_addcdiv_(masters, directions, denominators, value=-lr)
 
     @torch.no_grad()
     def put_masters(self) -> None:
         """Make the parameters of the masters."""
-        for name, parameter in (*self.split.muon, *self.split.adamw):
-            master = own_part(self.state[f"master.{name}"])
-            own_part(parameter.detach()).copy_(master if self.publish is None else self.publish(name, master))
+        names = [name for name, _ in (*self.split.muon, *self.split.adamw)]
+        parameters = [own_part(p.detach()) for _, p in (*self.split.muon, *self.split.adamw)]
+        masters = self._parts("master", names)
+        if self.publish is not None:
+            masters = [self.publish(name, master) for name, master in zip(names, masters, strict=True)]
+        if parameters:
+            torch._foreach_copy_(parameters, masters)
+
+
+def _kept(gradients: Tensor, keep: Tensor | None) -> Tensor:
+    """The gradients, or zeros where `keep` is false; whatever they are, infinities and NaN too."""
+    return gradients if keep is None else torch.where(keep, gradients, 0.0)
 
 
 def schedule(progress: float, *, config: OptimizerConfig) -> float:

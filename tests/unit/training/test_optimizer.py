@@ -92,6 +92,53 @@ def test_gradients_of_adamw_are_clipped_to_the_norm() -> None:
     assert first.tolist() == pytest.approx([0.06, 0.08, 0.0, 0.0], rel=1e-4)
 
 
+def tiny_model(dtype: torch.dtype) -> list[tuple[str, nn.Parameter]]:
+    """Parameters of every kind, tall and wide and stacked, one with no rows, as a process may have of a dealt one."""
+    torch.manual_seed(7)
+    shapes = {
+        "embed_tokens.weight": (7, 5),
+        "layers.0.attn.qkv.weight": (9, 5),
+        "layers.1.attn.qkv.weight": (9, 5),
+        "layers.0.attn.out.weight": (5, 6),
+        "layers.0.attn.sinks": (0,),
+        "layers.0.mlp.experts.down": (2, 5, 4),
+        "norm.weight": (5,),
+    }
+    return [(name, nn.Parameter(torch.randn(shape).to(dtype))) for name, shape in shapes.items()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_left_out_is_one_with_gradients_of_zero(dtype: torch.dtype) -> None:
+    """To the bit, though the gradients be infinite or no numbers."""
+    models = [tiny_model(dtype), tiny_model(dtype)]
+    optimizers = [MuonAdamW(named, config=OptimizerConfig()) for named in models]
+    for keep in (True, False, True):
+        for (_, left_out), (_, zero) in zip(*models, strict=True):
+            gradient = torch.randn(zero.shape).to(dtype)
+            left_out.grad = gradient.clone() if keep else gradient / 0 - gradient.sign() * float("inf")
+            zero.grad = gradient * keep
+        optimizers[0].step(scale=1.0, keep=torch.tensor(keep))
+        optimizers[1].step(scale=1.0)
+    for name, tensor in optimizers[1].state.items():
+        assert tensor.isfinite().all(), name
+        assert torch.equal(optimizers[0].state[name], tensor), name
+    for (name, one), (_, other) in zip(*models, strict=True):
+        assert torch.equal(one, other), name
+        assert torch.equal(one, optimizers[0].state[f"master.{name}"].to(dtype)), name
+
+
+def test_parameters_without_a_gradient_stay() -> None:
+    named = tiny_model(torch.float32)
+    before = [parameter.detach().clone() for _, parameter in named]
+    optimizer = MuonAdamW(named, config=OptimizerConfig())
+    named[-1][1].grad = torch.ones(5)
+    optimizer.step(scale=1.0)
+    changed = [name for (name, one), other in zip(named, before, strict=True) if not torch.equal(one, other)]
+    assert changed == ["norm.weight"]
+    named[-1][1].grad = None
+    optimizer.step(scale=1.0, norm=torch.ones(()))  # none at all
+
+
 def muon_by_hand(weight: Tensor, gradients: list[Tensor], *, config: OptimizerConfig) -> Tensor:
     """Nesterov momentum and the orthogonal factor by Newton-Schulz, one matrix at a time in float64."""
     momentum = torch.zeros_like(weight)
