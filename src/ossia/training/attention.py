@@ -7,7 +7,7 @@ alone times `sigmoid(lse - sink)`. flex_attention differentiates through the `ls
 gradient needs no kernel of its own (the test compares with float64).
 """
 
-# Shapes: B rows, S tokens a row, T = B * S, H heads, K KV heads, C head dim.
+# Shapes: B rows, S tokens a row, T = B * S, N blocks a row, H heads, K KV heads, C head dim.
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
+
+BLOCK = 128
+"""Tokens of a block, of queries and of keys: flex_attention's own choice."""
 
 
 class FlexRowAttention:
@@ -33,15 +36,7 @@ class FlexRowAttention:
         self.rows, self.length = document_ids.shape
         self._attend = attend
 
-        def is_full(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return (q >= k) & (document_ids[b, q] == document_ids[b, k])
-
-        def is_near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return is_full(b, h, q, k) & (q - k < window)
-
-        size = {"B": self.rows, "H": None, "Q_LEN": self.length, "KV_LEN": self.length, "device": document_ids.device}
-        self._full: BlockMask = create_block_mask(is_full, **size)
-        self._near: BlockMask = create_block_mask(is_near, **size)
+        self._full, self._near = _block_masks(document_ids, window=window)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, sinks: Tensor, window: int | None) -> Tensor:
         """Attend within each row: q [T, H, C], k and v [T, K, C], sinks [H] -> [T, H, C]."""
@@ -57,6 +52,68 @@ class FlexRowAttention:
         )
         kept = torch.sigmoid(aux.lse - sinks.float()[None, :, None])
         return (out * kept[..., None].to(out.dtype)).transpose(1, 2).reshape(q.shape)
+
+
+def _block_masks(document_ids: Tensor, *, window: int) -> tuple[BlockMask, BlockMask]:
+    """The masks of full and of sliding layers, as create_block_mask makes them, without looking at pairs of tokens.
+
+    Which blocks hold visible pairs follows from each block's least and greatest document. Where documents follow one
+    another in a row, that is exact; where they do not, some blocks are visited that need not be.
+    """
+    shape = (document_ids.shape[1], document_ids.shape[1])
+
+    def is_full(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q >= k) & (document_ids[b, q] == document_ids[b, k])
+
+    def is_near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return is_full(b, h, q, k) & (q - k < window)
+
+    tables = _block_tables(document_ids, window=window)
+    both = torch.cat((tables, tables.mT)).int()  # keys by queries, then queries by keys
+    # Each a tensor of its own, as create_block_mask's are: views of one would be more for a compiler to guard.
+    counts = [count.int() for count in both.sum(dim=-1).unbind(0)]
+    orders = [order.int() for order in both.argsort(dim=-1, descending=True, stable=True).unbind(0)]
+
+    def mask(first: int, mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> BlockMask:
+        part, whole, part_q, whole_q = first, first + 1, first + 4, first + 5
+        return BlockMask(
+            seq_lengths=shape,
+            kv_num_blocks=counts[part],
+            kv_indices=orders[part],
+            full_kv_num_blocks=counts[whole],
+            full_kv_indices=orders[whole],
+            q_num_blocks=counts[part_q],
+            q_indices=orders[part_q],
+            full_q_num_blocks=counts[whole_q],
+            full_q_indices=orders[whole_q],
+            BLOCK_SIZE=(BLOCK, BLOCK),
+            mask_mod=mask_mod,
+        )
+
+    return mask(0, is_full), mask(2, is_near)
+
+
+def _block_tables(document_ids: Tensor, *, window: int) -> Tensor:
+    """Blocks of queries by blocks of keys, bool [4, B, 1, N, N].
+
+    In full layers: blocks with pairs of both kinds, and blocks all of whose pairs see each other; then the same in
+    sliding layers. Where it is not known whether any pair of a block sees each other, it is of the first kind.
+    """
+    length = document_ids.shape[1]
+    missing = -length % BLOCK
+    padded = torch.cat((document_ids, document_ids[:, -1:].expand(-1, missing)), dim=1)  # changes no block's extremes
+    blocks = padded.unflatten(1, (-1, BLOCK))
+    low, high = blocks.amin(dim=-1), blocks.amax(dim=-1)
+    low_q, high_q, low_k, high_k = low[:, :, None], high[:, :, None], low[:, None], high[:, None]
+    place = torch.arange(blocks.shape[1], device=document_ids.device)
+    ahead = place[:, None] - place  # of the keys' block
+    is_seen = (low_q <= high_k) & (low_k <= high_q) & (ahead >= 0)
+    is_near = is_seen & ((ahead - 1) * BLOCK + 1 < window)  # the nearest pair
+    # Torch counts no block as whole that reaches beyond the row; its keys' block stands before it.
+    is_complete = place[:, None] < length // BLOCK
+    is_whole = (low_q == high_k) & (low_k == high_q) & (ahead > 0) & is_complete
+    is_whole_near = is_whole & ((ahead + 1) * BLOCK - 1 < window)  # the farthest pair
+    return torch.stack((is_seen & ~is_whole, is_whole, is_near & ~is_whole_near, is_whole_near)).unsqueeze(2)
 
 
 class DenseRowAttention:

@@ -5,9 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from ossia.training.attention import DenseRowAttention, DocumentRowAttention, FlexRowAttention
+from ossia.training.attention import BLOCK, DenseRowAttention, DocumentRowAttention, FlexRowAttention
 
 WINDOW = 3
 HEADS, KV_HEADS, WIDTH = 4, 2, 16
@@ -131,6 +134,101 @@ def test_flex_equals_dense_on_a_cpu(window: int | None) -> None:
     with torch.no_grad():
         flex = FlexRowAttention(DOCUMENTS, window=WINDOW).attend(0, q, k, v, sinks=sinks, window=window)
         torch.testing.assert_close(flex, dense(q, k, v, sinks, window), rtol=0, atol=TOLERANCE)
+
+
+def token_mask(mask: BlockMask) -> Tensor:
+    """What a kernel makes of the blocks' tables, [B, S, S]: all pairs of whole blocks, those of others by the rule."""
+    rows, _, queries, keys = mask.shape
+    b, q, k = torch.arange(rows)[:, None, None], torch.arange(queries)[:, None], torch.arange(keys)
+    rule = mask.mask_mod(b, torch.tensor(0), q, k)
+    seen = torch.zeros(rows, queries, keys, dtype=torch.bool)
+    for row in range(rows):
+        for block in range(mask.kv_num_blocks.shape[2]):
+            own = slice(block * BLOCK, (block + 1) * BLOCK)
+            for j in mask.kv_indices[row, 0, block, : mask.kv_num_blocks[row, 0, block]].tolist():
+                there = slice(j * BLOCK, (j + 1) * BLOCK)
+                assert not seen[row, own, there].any(), "visited twice"
+                seen[row, own, there] = rule[row, own, there]
+            assert mask.full_kv_num_blocks is not None
+            assert mask.full_kv_indices is not None
+            for j in mask.full_kv_indices[row, 0, block, : mask.full_kv_num_blocks[row, 0, block]].tolist():
+                there = slice(j * BLOCK, (j + 1) * BLOCK)
+                assert not seen[row, own, there].any(), "visited twice"
+                seen[row, own, there] = True
+    return seen
+
+
+def tensors_of(mask: BlockMask) -> dict[str, Tensor]:
+    """All tables by name."""
+    return {name: value for name, value in vars(mask).items() if isinstance(value, Tensor)}
+
+
+@st.composite
+def layouts(draw: st.DrawFn, *, is_ascending: bool) -> Tensor:
+    """Document ids [B, S]: a few documents a row with ends anywhere and at ends of blocks; ids may come again."""
+    length = draw(st.integers(1, 4 * BLOCK + 40) | st.sampled_from([BLOCK, 2 * BLOCK, 5 * BLOCK]))
+    ends = st.integers(1, 5 * BLOCK) | st.integers(1, 5).map(lambda block: block * BLOCK)
+    rows: list[Tensor] = []
+    for _ in range(draw(st.integers(1, 3))):
+        stops = torch.tensor(sorted(draw(st.lists(ends, max_size=6, unique=True))), dtype=torch.long)
+        numbers = torch.bucketize(torch.arange(length), stops, right=True)
+        if not is_ascending:
+            names = draw(st.lists(st.integers(0, 3), min_size=len(stops) + 1, max_size=len(stops) + 1))
+            numbers = torch.tensor(names)[numbers]
+        rows.append(numbers.int())
+    return torch.stack(rows)
+
+
+NEAR_BLOCKS = [blocks * BLOCK + more for blocks in range(5) for more in range(-1, 4)][2:]
+"""Windows that end at a block's edges, or one or two tokens beside them."""
+WINDOWS = st.integers(1, 5 * BLOCK) | st.sampled_from(NEAR_BLOCKS)
+
+
+def masks_of_torch(documents: Tensor, attention: FlexRowAttention) -> list[tuple[BlockMask, BlockMask]]:
+    """Ours and, of the same rule, create_block_mask's; full layers' first."""
+    rows, length = documents.shape
+    size = {"B": rows, "H": None, "Q_LEN": length, "KV_LEN": length, "device": "cpu"}
+    ours = [attention._full, attention._near]
+    return [(mask, create_block_mask(mask.mask_mod, **size)) for mask in ours]
+
+
+@pytest.mark.parametrize("window", NEAR_BLOCKS)
+@pytest.mark.parametrize("length", [4 * BLOCK, 4 * BLOCK - 1])
+def test_masks_of_one_document_are_those_of_create_block_mask(length: int, window: int) -> None:
+    require_equal_masks(torch.zeros(1, length, dtype=torch.int32), window=window)
+
+
+@settings(deadline=None, max_examples=60)
+@given(documents=layouts(is_ascending=True), window=WINDOWS)
+def test_masks_are_those_of_create_block_mask(documents: Tensor, window: int) -> None:
+    require_equal_masks(documents, window=window)
+
+
+def require_equal_masks(documents: Tensor, *, window: int) -> None:
+    for ours, theirs in masks_of_torch(documents, FlexRowAttention(documents, window=window)):
+        assert (ours.shape, ours.seq_lengths, ours.BLOCK_SIZE) == (theirs.shape, theirs.seq_lengths, theirs.BLOCK_SIZE)
+        assert tensors_of(ours).keys() == tensors_of(theirs).keys()
+        for name, table in tensors_of(theirs).items():
+            mine = tensors_of(ours)[name]
+            assert torch.equal(mine, table), name
+            assert (mine.dtype, mine.stride()) == (table.dtype, table.stride()), name
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), is_ascending=st.booleans(), window=WINDOWS)
+def test_masks_say_who_sees_whom(data: st.DataObject, is_ascending: bool, window: int) -> None:
+    """For documents in any order too: exactly the pairs of the reference, found by queries and by keys alike."""
+    documents = data.draw(layouts(is_ascending=is_ascending))
+    dense = DenseRowAttention(documents, window=window)
+    pairs = masks_of_torch(documents, FlexRowAttention(documents, window=window))
+    for (ours, theirs), expected in zip(pairs, (dense._full, dense._near), strict=True):
+        assert torch.equal(token_mask(ours), expected[:, 0])
+        tables = BlockMask.from_kv_blocks(
+            ours.kv_num_blocks, ours.kv_indices, ours.full_kv_num_blocks, ours.full_kv_indices
+        )
+        for name in ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices"):
+            assert torch.equal(getattr(ours, name), getattr(tables, name)), name
+        assert torch.equal(ours.full_kv_num_blocks, theirs.full_kv_num_blocks)
 
 
 @pytest.mark.gpu
