@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -101,3 +103,16 @@ def compile_layers(model: Transformer) -> None:
     """Compile each layer by itself: where layers are dealt over processes or computed again, no graph spans them."""
     for layer in model.layers:
         layer.forward = torch.compile(layer.forward)
+
+
+@contextmanager
+def uncompiled_layers(model: Transformer) -> Iterator[None]:
+    """Within this, layers that were compiled or are computed again run as they were written."""
+    changed = {layer: vars(layer)["forward"] for layer in model.layers if "forward" in vars(layer)}
+    try:
+        for layer in changed:
+            layer.forward = type(layer).forward.__get__(layer)
+        yield
+    finally:
+        for layer, forward in changed.items():
+            layer.forward = forward

@@ -28,7 +28,7 @@ from ossia.training.flops import mfu, peak_flops
 from ossia.training.guard import SpikeGuard
 from ossia.training.loss import count_learned
 from ossia.training.metrics import MetricsLog, Progress, StepReport, open_metrics
-from ossia.training.objective import Objective, StepLosses, compile_layers, recompute_layers
+from ossia.training.objective import Objective, StepLosses, compile_layers, recompute_layers, uncompiled_layers
 from ossia.training.optimizer import MuonAdamW, max_load_ratio, schedule
 from ossia.training.parallel import shard, whole
 from ossia.training.quantize import check_quantizable, is_active, round_experts
@@ -180,13 +180,18 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> float:
-        """Mean cross-entropy over all targets of these batches, weighted where they are; nothing is learned."""
+        """Mean cross-entropy over all targets of these batches, weighted where they are; nothing is learned.
+
+        Only attention is compiled here: the whole would be compiled once more for these batches' shape, and then for
+        the training's again.
+        """
         total = count = 0.0
-        for batch in batches:
-            here = batch.to(self.device)
-            size = float(count_learned(here.targets, here.weights))
-            total += size * float(self._losses(here, self._attention(here)).cross_entropy)
-            count += size
+        with uncompiled_layers(self.model):
+            for batch in batches:
+                here = batch.to(self.device)
+                size = float(count_learned(here.targets, here.weights))
+                total += size * float(self._objective(here, self._attention(here)).cross_entropy)
+                count += size
         return total / count if count else math.nan
 
     def master_weights(self) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,27 @@ def test_activations_computed_again_change_nothing(config: TrainConfig, tokenize
     recomputed, same = train(again, tokenizer, tmp_path / "recomputed")
     assert kept == recomputed
     assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+@pytest.mark.parametrize("recomputes", [False, True], ids=["whole", "by layer"])
+def test_evaluating_compiles_nothing(
+    config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recomputes: bool
+) -> None:
+    def compile_nothing(work: Callable[..., object]) -> Callable[..., object]:
+        def run(*args: object, **named: object) -> object:
+            raise AssertionError(f"{work} would have been compiled")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    run = replace(config.trainer.run, compile=True, activation_checkpointing=recomputes)
+    compiled = make_trainer(replace(config, trainer=replace(config.trainer, run=run)), tokenizer, tmp_path / "compiled")
+    eager = make_trainer(config, tokenizer, tmp_path / "eager")
+    batches = [compiled.source.batch(number).rows(slice(0, 1)) for number in range(2)]
+    # Logits are made of all targets by the one and of learned ones by the other: products of other shapes.
+    assert compiled.evaluate(batches) == pytest.approx(eager.evaluate(batches), rel=1e-5)
+    with pytest.raises(AssertionError, match="would have been compiled"):
+        compiled.take_step(batches[0])
 
 
 def test_the_average_follows_the_weights(config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path) -> None:
