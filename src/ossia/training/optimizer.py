@@ -73,13 +73,14 @@ class MuonAdamW:
     has some of the layers' matrices whole, and their updates go back, two all-to-all of that many numbers a step.
 
     Attributes:
-        publish: what a parameter becomes of its master, by name; None for the master rounded to the parameter's dtype.
+        publish: what parameters become of their masters, given all names and masters; None for the masters rounded to
+            the parameters' dtype.
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], *, config: OptimizerConfig) -> None:
         self.config = config
         self.split = split_parameters(named_parameters)
-        self.publish: Callable[[str, Tensor], Tensor] | None = None
+        self.publish: Callable[[Sequence[str], Sequence[Tensor]], list[Tensor]] | None = None
         self.state: dict[str, Tensor] = {}
         for name, parameter in (*self.split.muon, *self.split.adamw):
             self.state[f"master.{name}"] = parameter.detach().float().clone()
@@ -206,7 +207,7 @@ class MuonAdamW:
         parameters = [own_part(p.detach()) for _, p in (*self.split.muon, *self.split.adamw)]
         masters = self._parts("master", names)
         if self.publish is not None:
-            masters = [self.publish(name, master) for name, master in zip(names, masters, strict=True)]
+            masters = self.publish(names, masters)
         if parameters:
             torch._foreach_copy_(parameters, masters)
 

@@ -9,6 +9,9 @@ that the last forward pass saw.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from ossia.core.errors import InvalidInputError
@@ -17,6 +20,8 @@ from ossia.model.config import ModelConfig
 from ossia.training.trainer_config import QuantizeConfig
 
 MATRICES = (".experts.gate_up", ".experts.down")
+TOGETHER = 1 << 25
+"""Numbers rounded at once; it takes some eight times their memory for a moment."""
 
 
 def is_expert_matrix(name: str) -> bool:
@@ -24,9 +29,24 @@ def is_expert_matrix(name: str) -> bool:
     return name.endswith(MATRICES)
 
 
-def round_experts(name: str, master: Tensor) -> Tensor:
-    """What the forward pass sees of a master: matrices of experts as MXFP4 keeps them, the rest as it is."""
-    return round_mxfp4(master) if is_expert_matrix(name) else master
+def round_experts(names: Sequence[str], masters: Sequence[Tensor]) -> list[Tensor]:
+    """What the forward pass sees of masters: matrices of experts as MXFP4 keeps them, the rest as it is.
+
+    Those of one shape are rounded together, up to `TOGETHER` numbers: a small model's are many launches otherwise.
+    """
+    seen = list(masters)
+    by_shape: dict[torch.Size, list[int]] = {}
+    for place, (name, master) in enumerate(zip(names, masters, strict=True)):
+        if is_expert_matrix(name):
+            by_shape.setdefault(master.shape, []).append(place)
+    for shape, places in by_shape.items():
+        size = max(1, TOGETHER // max(1, shape.numel()))
+        for start in range(0, len(places), size):
+            some = places[start : start + size]
+            rounded = round_mxfp4(torch.stack([masters[place] for place in some]))
+            for place, values in zip(some, rounded.unbind(0), strict=True):
+                seen[place] = values
+    return seen
 
 
 def is_active(config: QuantizeConfig, progress: float) -> bool:
