@@ -27,7 +27,14 @@ MAX_NEW_TOKENS = 1024
 """Small models may loop; the tasks that they are taught need far fewer tokens."""
 
 
-def package_model(weights: Mapping[str, Tensor], folder: Path, *, config: TrainConfig, tokenizer: Tokenizer) -> None:
+def package_model(
+    weights: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    config: TrainConfig,
+    tokenizer: Tokenizer,
+    format: str = "hf-mxfp4",  # noqa: A002 - as `save_checkpoint` calls it
+) -> None:
     """Write trained weights as a Hugging Face folder with MXFP4 experts and all else in bfloat16.
 
     Args:
@@ -35,12 +42,13 @@ def package_model(weights: Mapping[str, Tensor], folder: Path, *, config: TrainC
         folder: where to; what was there is replaced once everything is written.
         config: the run, for the model's shape and identity.
         tokenizer: the model's tokenizer.
+        format: "hf-bf16" leaves the experts unpacked, to see what packing costs.
     """
     model = Transformer(config.model, dtype=torch.float32, device=torch.device("cpu"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
-    save_checkpoint(model, folder, format="hf-mxfp4")
+    save_checkpoint(model, folder, format=format)
     identity = config.identity
     template = nano_chat_template(identity.model_identity, knowledge_cutoff=identity.knowledge_cutoff)
     write_tokenizer_folder(tokenizer, folder, chat_template=template)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ossia.core.errors import VocabularyError
+from ossia.core.errors import InvalidInputError, VocabularyError
 from ossia.harmony.hf_tokenizer import load_tokenizer, write_tokenizer_folder
 from ossia.harmony.prune import count_tokens, prune_vocabulary
 from ossia.harmony.tokenizer import Tokenizer
@@ -29,6 +29,10 @@ FORCED = (
 
 NUM_EXAMPLES = 60_000
 """Examples of the mix whose tokens are counted."""
+
+
+CHOICES = ("frequency", "rank")
+"""How tokens may be chosen: those that the mix uses most, or the first ones of o200k."""
 
 
 def choose_vocabulary(
@@ -52,14 +56,30 @@ def choose_vocabulary(
     return prune_vocabulary(count_tokens(texts(), full), size=size, forced=FORCED)
 
 
-def prepare_tokenizer(config: TrainConfig, folder: Path, *, num_examples: int = NUM_EXAMPLES) -> Tokenizer:
+def first_vocabulary(*, size: int) -> Vocabulary:
+    """The first tokens of o200k, whatever the mix, beside the same forced ones: what choosing by use is measured by."""
+    return prune_vocabulary({}, size=size, forced=FORCED)
+
+
+def prepare_tokenizer(
+    config: TrainConfig, folder: Path, *, num_examples: int = NUM_EXAMPLES, by: str = "frequency"
+) -> Tokenizer:
     """The run's tokenizer: that of the model it begins with, else the one in `folder/tokenizer`, else a new one.
 
-    A new one is chosen for the mix, by so many examples of it, and written to `folder/tokenizer`.
+    A new one is written to `folder/tokenizer`.
+
+    Args:
+        config: the recipe.
+        folder: of the run.
+        num_examples: so many examples of the mix are counted for a new one.
+        by: how the tokens of a new one are chosen, one of CHOICES.
 
     Raises:
         VocabularyError: the tokenizer there has another size than the recipe's model.
+        InvalidInputError: `by` is none of CHOICES.
     """
+    if by not in CHOICES:
+        raise InvalidInputError(f"tokens cannot be chosen by {by!r}; allowed: {', '.join(CHOICES)}", param="by")
     if config.init is not None:
         return load_init_tokenizer(config.init, vocab_size=config.model.vocab_size)
     tokenizer_folder = folder / "tokenizer"
@@ -71,9 +91,11 @@ def prepare_tokenizer(config: TrainConfig, folder: Path, *, num_examples: int = 
                 "delete the folder to choose anew"
             )
         return tokenizer
-    vocabulary = choose_vocabulary(
-        config.data, identity=config.identity, size=config.model.vocab_size, num_examples=num_examples
-    )
+    size = config.model.vocab_size
+    if by == "rank":
+        vocabulary = first_vocabulary(size=size)
+    else:
+        vocabulary = choose_vocabulary(config.data, identity=config.identity, size=size, num_examples=num_examples)
     tokenizer = Tokenizer(vocabulary)
     write_tokenizer_folder(tokenizer, tokenizer_folder)
     return tokenizer

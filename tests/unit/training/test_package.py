@@ -49,6 +49,16 @@ def test_what_is_not_packed_is_the_masters_in_bfloat16(trained: Trainer) -> None
         assert torch.equal(loaded[name].detach(), masters[name].bfloat16().float()), name
 
 
+def test_experts_can_be_left_unpacked(
+    trained: Trainer, config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    masters = trained.master_weights()
+    package_model(masters, tmp_path / "dense", config=config, tokenizer=tokenizer, format="hf-bf16")
+    loaded = dict(load_model(tmp_path / "dense", dtype=torch.float32).named_parameters())
+    for name in loaded:
+        assert torch.equal(loaded[name].detach(), masters[name].bfloat16().float()), name
+
+
 def test_the_packaged_model_predicts_as_the_trained_one(trained: Trainer, tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("How do you spell banana?")
     packaged = load_model(trained.folder / "model", device=torch.device("cpu"), dtype=torch.float32)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ossia.core.errors import VocabularyError
+from ossia.core.errors import InvalidInputError, VocabularyError
 from ossia.harmony.hf_tokenizer import write_tokenizer_folder
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.training import vocabulary
 from ossia.training.config import TrainConfig
 from ossia.training.data.examples import GPT_OSS_IDENTITY, ExampleSource
-from ossia.training.vocabulary import FORCED, prepare_tokenizer, with_special_ids
+from ossia.training.vocabulary import FORCED, first_vocabulary, prepare_tokenizer, with_special_ids
 
 
 def test_the_vocabulary_has_the_size_of_the_recipe(recipe: TrainConfig, tokenizer: Tokenizer) -> None:
@@ -75,3 +75,20 @@ def test_a_tokenizer_of_another_size_is_refused(recipe: TrainConfig, tokenizer: 
     larger = replace(recipe, model=replace(recipe.model, vocab_size=1024))
     with pytest.raises(VocabularyError, match="delete the folder to choose anew"):
         prepare_tokenizer(larger, tmp_path)
+
+
+def test_the_first_tokens_are_those_of_o200k_in_order_with_the_forced_ones() -> None:
+    full = Tokenizer.o200k_harmony()
+    first = Tokenizer(first_vocabulary(size=2048))
+    kept = first.vocabulary.o200k_ids
+    assert kept is not None
+    ordinary = set(kept[: 2048 - 16])
+    joined = [token for token in range(1200) if token not in ordinary]
+    assert all(any(char.isdigit() for char in full.decode([token])) for token in joined), "only joined digits are left"
+    for text in FORCED:
+        assert [kept[token] for token in first.encode(text)] == full.encode(text)
+
+
+def test_a_way_to_choose_that_there_is_not(recipe: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="frequency, rank"):
+        prepare_tokenizer(recipe, tmp_path, by="length")

@@ -23,6 +23,9 @@ def command(
     num_examples: Annotated[
         int, typer.Option("--examples", metavar="N", help="Examples of the mix whose tokens are counted.")
     ] = 60_000,
+    by: Annotated[
+        str, typer.Option(metavar="NAME", help="frequency: the tokens that the mix uses most; rank: o200k's first.")
+    ] = "frequency",
     overrides: Overrides = None,
 ) -> None:
     """Choose a vocabulary for a recipe: the tokens of o200k that its mix uses most.
@@ -45,5 +48,5 @@ def command(
             param="init",
         )
     with Console(stderr=True).status("counting tokens"):
-        tokenizer = prepare_tokenizer(config, out, num_examples=num_examples)
+        tokenizer = prepare_tokenizer(config, out, num_examples=num_examples, by=by)
     typer.echo(f"{tokenizer.vocab_size:,} tokens in {out / 'tokenizer'}")

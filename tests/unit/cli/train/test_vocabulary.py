@@ -46,3 +46,15 @@ def test_a_model_to_begin_with_keeps_its_own(run: Any, tmp_path: Path) -> None:
     result = run("train", "vocabulary", "--recipe", str(recipe), "--out", str(tmp_path / "run"))
     assert result.exit_code == 1
     assert "keeps its tokenizer" in result.output
+
+
+def test_a_vocabulary_of_the_first_tokens(run: Any, tmp_path: Path) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE)
+    given = ("train", "vocabulary", "--recipe", str(recipe), "--examples", "50")
+    for by in ("frequency", "rank"):
+        assert run(*given, "--out", str(tmp_path / by), "--by", by).exit_code == 0
+    by_use, first = (load_tokenizer(tmp_path / by / "tokenizer").vocabulary for by in ("frequency", "rank"))
+    assert first.size == by_use.size == 1600
+    assert max(first.o200k_ids[: 1600 - 16]) <= max(by_use.o200k_ids[: 1600 - 16])
+    assert first.ranks != by_use.ranks
