@@ -55,8 +55,8 @@ def test_experts_can_be_left_unpacked(
     masters = trained.master_weights()
     package_model(masters, tmp_path / "dense", config=config, tokenizer=tokenizer, format="hf-bf16")
     loaded = dict(load_model(tmp_path / "dense", dtype=torch.float32).named_parameters())
-    for name in loaded:
-        assert torch.equal(loaded[name].detach(), masters[name].bfloat16().float()), name
+    for name, weight in loaded.items():
+        assert torch.equal(weight.detach(), masters[name].bfloat16().float()), name
 
 
 def test_the_packaged_model_predicts_as_the_trained_one(trained: Trainer, tokenizer: Tokenizer) -> None:
