@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from ossia.kernels.experts_with_gradient import run_with_gradient
 from ossia.kernels.mxfp4 import Mxfp4, unpack_mxfp4
-from ossia.kernels.pairs import SortPairs, Unsort, add_up, inverse_of
+from ossia.kernels.pairs import AddBias, SortPairs, Unsort, add_up, inverse_of
 
 FEW_TOKENS = 2
 """Up to so many tokens the experts are run pair by pair: sorting would cost more than it saves."""
@@ -161,21 +161,17 @@ def _products(rows: Tensor, weight: Tensor | Mxfp4, bias: Tensor, counts: Sequen
 def _run_grouped(x: Tensor, experts: ExpertWeights, indices: Tensor, weights: Tensor, activate: Activation) -> Tensor:
     """One product over all experts, each with its stretch of the sorted pairs."""
     E = experts.down_bias.shape[0]
-    flat = indices.flatten()
-    order = flat.argsort(stable=True)
+    # A GPU sorts by radix, so narrow keys are a few passes instead of many.
+    owner, order = indices.flatten().to(torch.int16).sort(stable=True)
     inverse = inverse_of(order)
-    one_hot = functional.one_hot(flat[order], E)
-    ends = one_hot.sum(dim=0).cumsum(dim=0).to(torch.int32)
-    # Adding a bias by a product with one-hot rows is exact, and its gradient is a product too; gathering the biases
-    # would make the gradient a scatter into a few rows that all pairs share.
-    owner = one_hot.to(x.dtype)
+    ends = torch.searchsorted(owner, torch.arange(E, dtype=torch.int16, device=x.device), right=True, out_int32=True)
     assert isinstance(experts.gate_up, Tensor)
     assert isinstance(experts.down, Tensor)
     rows = SortPairs.apply(x, order, inverse, indices.shape[1])
-    gate_up = functional.grouped_mm(rows, experts.gate_up.transpose(-2, -1), offs=ends) + owner @ experts.gate_up_bias
-    hidden = activate(gate_up)
-    out = functional.grouped_mm(hidden, experts.down.transpose(-2, -1), offs=ends) + owner @ experts.down_bias
-    return add_up(Unsort.apply(out, order, inverse), weights)
+    gate_up = functional.grouped_mm(rows, experts.gate_up.transpose(-2, -1), offs=ends)
+    hidden = activate(AddBias.apply(gate_up, experts.gate_up_bias, owner))
+    out = functional.grouped_mm(hidden, experts.down.transpose(-2, -1), offs=ends)
+    return add_up(Unsort.apply(AddBias.apply(out, experts.down_bias, owner), order, inverse), weights)
 
 
 def _can_group(x: Tensor, experts: ExpertWeights) -> bool:

@@ -1,6 +1,6 @@
 """Pairs of token and expert, sorted by expert and put back, with gradients that only gather."""
 
-# T tokens, A active experts a token, P = T * A pairs, D model
+# T tokens, A active experts a token, P = T * A pairs, E experts, D model
 
 from __future__ import annotations
 
@@ -53,3 +53,24 @@ class Unsort(torch.autograd.Function):
         (order,) = ctx.saved_tensors
         (grad,) = grads
         return grad[order], None, None
+
+
+class AddBias(torch.autograd.Function):
+    """rows [P, D] plus the row of bias [E, D] that `owner` [P] says, an expert's number of any int dtype.
+
+    A gather, which a compiler makes part of what reads the sum. The bias' gradient is a product with one-hot rows;
+    autograd's own would be a scatter into a few rows that all pairs share.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, bias: Tensor, owner: Tensor) -> Tensor:
+        ctx.save_for_backward(owner)
+        ctx.num_experts = bias.shape[0]
+        return rows + bias[owner.int()]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (owner,) = ctx.saved_tensors
+        (grad,) = grads
+        one_hot = torch.arange(ctx.num_experts, dtype=owner.dtype, device=owner.device)[:, None] == owner
+        return grad, one_hot.to(grad.dtype) @ grad, None
