@@ -35,7 +35,7 @@ class RecordingRouter:
 
     def select(self, layer: int, logits: Tensor, num_active: int) -> tuple[Tensor, Tensor]:
         """Take the top experts and the softmax over their logits, as the model does by itself."""
-        top, indices = torch.topk(logits, num_active, dim=-1)
+        top, indices = top_of_few(logits, num_active) if torch.compiler.is_compiling() else logits.topk(num_active)
         self.logits[layer] = logits
         self.indices[layer] = indices
         return indices, torch.softmax(top.float(), dim=-1)
@@ -63,6 +63,26 @@ class RecordingRouter:
             load = share_loads(load)
         balance = load.shape[-1] * (load * torch.stack(probabilities)).sum(dim=-1) / num_active
         return RouterLosses(balance.mean(), torch.stack(zs).mean(), load)
+
+
+def top_of_few(logits: Tensor, num_active: int) -> tuple[Tensor, Tensor]:
+    """The largest A of E logits [T, E], greatest first, and their places: values [T, A] and int64 [T, A].
+
+    As torch.topk, which on a GPU is two sorting kernels over all rows; here a compiler makes A reductions one kernel.
+    Of equal logits the first counts, where torch.topk takes any.
+    """
+    place = torch.arange(logits.shape[-1], device=logits.device)
+    left = logits.detach()
+    values: list[Tensor] = []
+    indices: list[Tensor] = []
+    for _ in range(num_active):
+        best = left.argmax(dim=-1, keepdim=True)
+        is_best = place == best
+        left = left.masked_fill(is_best, float("-inf"))
+        # One term is not zero, so the sum is exact, and its gradient is no scatter.
+        values.append(torch.where(is_best, logits, 0.0).sum(dim=-1, keepdim=True))
+        indices.append(best)
+    return torch.cat(values, dim=-1), torch.cat(indices, dim=-1)
 
 
 def next_token_loss(

@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ossia.training.loss import IGNORED, RecordingRouter, next_token_loss
+from ossia.training.loss import IGNORED, RecordingRouter, next_token_loss, top_of_few
 
 
 def route(*layers: torch.Tensor, num_active: int) -> RecordingRouter:
@@ -64,6 +66,30 @@ def test_weights_are_the_softmax_over_the_chosen() -> None:
     indices, weights = RecordingRouter().select(0, logits, 2)
     assert indices.tolist() == [[1, 2]]
     assert weights[0].tolist() == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.e)])
+
+
+@given(data=st.data(), num_experts=st.integers(1, 20), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
+def test_the_top_of_few_is_that_of_topk(data: st.DataObject, num_experts: int, dtype: torch.dtype) -> None:
+    """Values are few, so that many are equal; of those the first come first."""
+    num_active = data.draw(st.integers(1, num_experts))
+    row = st.lists(st.integers(-4, 4).map(lambda n: n / 3), min_size=num_experts, max_size=num_experts)
+    logits = torch.tensor(data.draw(st.lists(row, min_size=1, max_size=5)), dtype=dtype, requires_grad=True)
+    values, indices = top_of_few(logits, num_active)
+    in_order = torch.sort(logits, dim=-1, descending=True, stable=True)
+    assert torch.equal(values, in_order.values[:, :num_active])
+    assert torch.equal(indices, in_order.indices[:, :num_active])
+    weights = torch.arange(1, num_active + 1).to(dtype)
+    (values * weights).sum().backward()
+    expected = torch.zeros_like(logits).scatter(1, indices, weights.expand(len(logits), -1))
+    assert torch.equal(logits.grad, expected)
+
+
+def test_the_top_of_numbers_that_are_none_are_experts_that_exist() -> None:
+    """So that a step that breaks is left out, and not ended by an index out of range."""
+    logits = torch.tensor([[math.nan] * 3, [-math.inf] * 3, [math.inf, math.nan, 1.0]])
+    values, indices = top_of_few(logits, 2)
+    assert ((indices >= 0) & (indices < 3)).all()
+    assert values[0].isnan().all()
 
 
 def test_cross_entropy_skips_ignored_targets() -> None:
