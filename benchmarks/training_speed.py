@@ -28,7 +28,7 @@ from ossia.training.flops import active_parameters, mfu, peak_flops
 from ossia.training.initial import build_model
 from ossia.training.parallel import World, join_world
 from ossia.training.trainer import Trainer
-from ossia.training.trainer_config import PRECISIONS, RunConfig, TrainerConfig
+from ossia.training.trainer_config import PRECISIONS, QuantizeConfig, RunConfig, TrainerConfig
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "nano.toml"
 SHAPES = {
@@ -70,7 +70,7 @@ def measure(name: str, model: ModelConfig, options: argparse.Namespace, world: W
     trainer = Trainer(
         build_model(model, init=None, seed=0, device=world.device, precision=options.precision),
         source=RandomBatches(rows=options.rows, length=options.length, vocab_size=model.vocab_size),
-        config=TrainerConfig(run=run),
+        config=TrainerConfig(run=run, quantize=QuantizeConfig(experts=options.experts)),
         folder=Path(tempfile.mkdtemp()),
         mesh=world.mesh,
     )
@@ -107,6 +107,7 @@ def measure(name: str, model: ModelConfig, options: argparse.Namespace, world: W
         "rows": options.rows,
         "sequence_length": options.length,
         "precision": options.precision,
+        "experts": options.experts,
         "activation_checkpointing": options.activation_checkpointing,
         "warmup_seconds": round(compiling, 2),
         "seconds_per_step": round(seconds / options.steps, 5),
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--experts", choices=["mxfp4"], help="round them at every step (quantization-aware training)")
     parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--profile", type=Path, metavar="DIR")
     options = parser.parse_args()
