@@ -47,6 +47,8 @@ MUTANTS = {
     "fp8 small": Mutant("vectors.h", "(magnitude < 8u)", "(magnitude < 7u)"),
     "avx2 sign": Mutant("level_avx2.cpp", "8, 6, 4, 0));", "8, 6, 4, 1));", "avx2"),
     "avx512 high": Mutant("avx512.h", "_mm512_set1_epi32(256)", "_mm512_set1_epi32(255)", "avx512"),
+    "avx512 tail": Mutant("avx512.h", "1 << left * (Groups::kData", "1 << (left - 1) * (Groups::kData", "avx512"),
+    "far rows": Mutant("dense_rows.h", "4, kFarRows ? steps : 1,", "4, kFarRows ? steps + 1 : 1,", "avx512"),
     "amx exponent": Mutant("level_amx.cpp", "_mm512_slli_epi16(centred, 7)", "_mm512_slli_epi16(centred, 6)", "amx"),
 }
 

@@ -15,8 +15,6 @@ inline __m512 add_group(__m512 sum, __m512i whole, __m512 scale, const float* x_
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), _mm512_mul_ps(scale, _mm512_loadu_ps(x_scale)), sum);
 }
 
-inline __m512i broadcast_dword(const uint8_t* p) { return _mm512_broadcastd_epi32(_mm_loadu_si32(p)); }
-
 struct Mxfp4Format {
     static constexpr int kData = 64, kScales = 4, kBlocks = 4;  // of a group
 
@@ -28,12 +26,11 @@ struct Mxfp4Format {
                                       0x00808080, 0x00808080, 0x00808080, 0x00808080);
 
     template <int T>
-    void group(const uint8_t* data, const uint8_t* scales, int g, const void* const* packed, __m512* sums) const {
-        const __m512i codes = _mm512_loadu_si512(data);
+    void group(__m512i codes, __m128i scales, int g, const void* const* packed, __m512* sums) const {
         const __m512i even = _mm512_permutexvar_epi8(codes, table);
         const __m512i odd = _mm512_permutexvar_epi8(_mm512_srli_epi16(codes, 4), table);
         const __m512 scale =
-            _mm512_castsi512_ps(_mm512_srli_epi32(_mm512_shuffle_epi8(broadcast_dword(scales), spread), 1));
+            _mm512_castsi512_ps(_mm512_srli_epi32(_mm512_shuffle_epi8(_mm512_broadcastd_epi32(scales), spread), 1));
         UNROLL for (int t = 0; t < T; ++t) {
             const Mxfp4Group& x = ((const Mxfp4Group*)packed[t])[g];
             __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), even, _mm512_loadu_si512(x.hi_even));
@@ -57,9 +54,9 @@ struct Q8Format {
                                       0x01008080, 0x01008080, 0x01008080, 0x01008080);
 
     template <int T>
-    void group(const uint8_t* data, const uint8_t* scales, int g, const void* const* packed, __m512* sums) const {
-        const __m512i weights = _mm512_xor_si512(_mm512_loadu_si512(data), flip);  // + 128
-        const __m512 scale = _mm512_castsi512_ps(_mm512_shuffle_epi8(broadcast_dword(scales), spread));
+    void group(__m512i bytes, __m128i scales, int g, const void* const* packed, __m512* sums) const {
+        const __m512i weights = _mm512_xor_si512(bytes, flip);  // + 128
+        const __m512 scale = _mm512_castsi512_ps(_mm512_shuffle_epi8(_mm512_broadcastd_epi32(scales), spread));
         UNROLL for (int t = 0; t < T; ++t) {
             const Q8Group& x = ((const Q8Group*)packed[t])[g];
             const __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights, _mm512_loadu_si512(x.hi));
@@ -71,36 +68,37 @@ struct Q8Format {
     }
 };
 
-// R rows for T tokens of a format in groups of blocks; a last group that is not whole is copied to be so.
+// R rows for T tokens of a format in groups of blocks; of a last group that is not whole only what is there is read.
 template <class Groups>
 struct BlockFormat {
     template <int R, int T>
-    static void rows(const Rows& rows, int first, const void* const* packed, float* out, size_t ld) {
+    static void rows(const Rows& rows, const void* const* packed, float* out) {
         const Groups groups;
-        const uint8_t* data = rows.data + (size_t)first * rows.row_bytes;
-        const uint8_t* scales = rows.scales + (size_t)first * rows.scale_bytes;
         const int blocks = rows.cols / kBlock, whole = blocks / Groups::kBlocks;
         __m512 sums[R][T];
         UNROLL for (int r = 0; r < R; ++r)
             UNROLL for (int t = 0; t < T; ++t) sums[r][t] = _mm512_setzero_ps();
         for (int g = 0; g < whole; ++g)
             UNROLL for (int r = 0; r < R; ++r) {
-                const uint8_t* p = data + r * rows.row_bytes + (size_t)g * Groups::kData;
-                _mm_prefetch((const char*)(p + 2 * R * rows.row_bytes), _MM_HINT_T1);
-                groups.template group<T>(p, scales + r * rows.scale_bytes + (size_t)g * Groups::kScales, g, packed,
-                                         sums[r]);
+                const uint8_t* p = rows.data + r * rows.row_bytes + (size_t)g * Groups::kData;
+                prefetch_weights(p, rows.row_bytes, 2 * R);
+                const uint8_t* scales = rows.scales + r * rows.scale_bytes + (size_t)g * Groups::kScales;
+                __m512i bytes = _mm512_loadu_si512(p);
+                asm("" : "+v"(bytes));  // or gcc loads them again for the shift, half the time across two lines
+                groups.template group<T>(bytes, _mm_loadu_si32(scales), g, packed, sums[r]);
             }
-        if (const int left = blocks - whole * Groups::kBlocks)
-            for (int r = 0; r < R; ++r) {
-                uint8_t last[Groups::kData] = {}, last_scales[Groups::kScales] = {};
-                memcpy(last, data + r * rows.row_bytes + (size_t)whole * Groups::kData,
-                       (size_t)left * Groups::kData / Groups::kBlocks);
-                memcpy(last_scales, scales + r * rows.scale_bytes + (size_t)whole * Groups::kScales,
-                       (size_t)left * Groups::kScales / Groups::kBlocks);
-                groups.template group<T>(last, last_scales, whole, packed, sums[r]);
+        if (const int left = blocks - whole * Groups::kBlocks) {
+            const __mmask64 data_mask = ((__mmask64)1 << left * (Groups::kData / Groups::kBlocks)) - 1;
+            const __mmask16 scale_mask = (__mmask16)((1 << left * (Groups::kScales / Groups::kBlocks)) - 1);
+            UNROLL for (int r = 0; r < R; ++r) {
+                const uint8_t* p = rows.data + r * rows.row_bytes + (size_t)whole * Groups::kData;
+                const uint8_t* scales = rows.scales + r * rows.scale_bytes + (size_t)whole * Groups::kScales;
+                groups.template group<T>(_mm512_maskz_loadu_epi8(data_mask, p),
+                                         _mm_maskz_loadu_epi8(scale_mask, scales), whole, packed, sums[r]);
             }
+        }
         UNROLL for (int r = 0; r < R; ++r)
-            UNROLL for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes((vf)sums[r][t]);
+            UNROLL for (int t = 0; t < T; ++t) out[t * R + r] = sum_lanes((vf)sums[r][t]);
     }
 };
 

@@ -19,9 +19,9 @@ inline __m256i load_bytes(const void* p) { return _mm256_loadu_si256((const __m2
 
 struct Mxfp4Format {
     template <int R, int T>
-    static void rows(const Rows& rows, int first, const void* const* packed, float* out, size_t ld) {
-        const uint8_t* row = rows.data + (size_t)first * rows.row_bytes;
-        const uint8_t* scale_row = rows.scales + (size_t)first * rows.scale_bytes;
+    static void rows(const Rows& rows, const void* const* packed, float* out) {
+        const uint8_t* row = rows.data;
+        const uint8_t* scale_row = rows.scales;
         const int blocks = rows.cols / kBlock;
         const __m256i table = _mm256_broadcastsi128_si256(
             _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
@@ -37,7 +37,7 @@ struct Mxfp4Format {
                 const uint8_t* p = row + r * rows.row_bytes + (size_t)g * 32;
                 uint16_t bytes = 0;
                 memcpy(&bytes, scale_row + r * rows.scale_bytes + (size_t)g * 2, is_half ? 1 : 2);
-                _mm_prefetch((const char*)(p + R * rows.row_bytes), _MM_HINT_T0);
+                prefetch_weights(p, rows.row_bytes, R);
                 const __m256i codes =
                     is_half ? _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)p)) : load_bytes(p);
                 const __m256i even = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble));
@@ -58,15 +58,15 @@ struct Mxfp4Format {
             }
         }
         UNROLL for (int r = 0; r < R; ++r)
-            UNROLL for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes((vf)sums[r][t]);
+            UNROLL for (int t = 0; t < T; ++t) out[t * R + r] = sum_lanes((vf)sums[r][t]);
     }
 };
 
 struct Q8Format {  // sizes of the weights times activations with the weights' signs: no correction is needed
     template <int R, int T>
-    static void rows(const Rows& rows, int first, const void* const* packed, float* out, size_t ld) {
-        const uint8_t* row = rows.data + (size_t)first * rows.row_bytes;
-        const uint8_t* scale_row = rows.scales + (size_t)first * rows.scale_bytes;
+    static void rows(const Rows& rows, const void* const* packed, float* out) {
+        const uint8_t* row = rows.data;
+        const uint8_t* scale_row = rows.scales;
         const int blocks = rows.cols / kBlock;
         __m256 sums[R][T];
         UNROLL for (int r = 0; r < R; ++r)
@@ -76,7 +76,7 @@ struct Q8Format {  // sizes of the weights times activations with the weights' s
                 const uint8_t* p = row + r * rows.row_bytes + (size_t)b * 32;
                 uint16_t half;
                 memcpy(&half, scale_row + r * rows.scale_bytes + (size_t)b * 2, 2);
-                _mm_prefetch((const char*)(p + R * rows.row_bytes), _MM_HINT_T0);
+                prefetch_weights(p, rows.row_bytes, R);
                 const __m256i weights = load_bytes(p), sizes = _mm256_abs_epi8(weights);
                 const __m256 scale = _mm256_set1_ps(widen_bf16(half));
                 UNROLL for (int t = 0; t < T; ++t) {
@@ -96,7 +96,7 @@ struct Q8Format {  // sizes of the weights times activations with the weights' s
                 }
             }
         UNROLL for (int r = 0; r < R; ++r)
-            UNROLL for (int t = 0; t < T; ++t) out[t * ld + r] = sum_lanes((vf)sums[r][t]);
+            UNROLL for (int t = 0; t < T; ++t) out[t * R + r] = sum_lanes((vf)sums[r][t]);
     }
 };
 

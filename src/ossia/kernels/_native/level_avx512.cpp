@@ -1,5 +1,6 @@
 // The level avx512: AVX-512 F, BW, DQ, VL, VBMI and VNNI (Intel from Ice Lake, AMD from Zen 4).
 #if defined(__x86_64__)
+#define OSSIA_FAR_ROWS
 #include "avx512.h"
 
 namespace ossia {

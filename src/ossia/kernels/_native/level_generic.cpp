@@ -10,11 +10,11 @@ constexpr int8_t kDoubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6,
 
 struct Mxfp4Format {
     template <int R, int T>
-    static void rows(const Rows& rows, int first, const void* const* packed, float* out, size_t ld) {
+    static void rows(const Rows& rows, const void* const* packed, float* out) {
         const int blocks = rows.cols / kBlock;
         UNROLL for (int r = 0; r < R; ++r) {
-            const uint8_t* data = rows.data + (size_t)(first + r) * rows.row_bytes;
-            const uint8_t* scales = rows.scales + (size_t)(first + r) * rows.scale_bytes;
+            const uint8_t* data = rows.data + r * rows.row_bytes;
+            const uint8_t* scales = rows.scales + r * rows.scale_bytes;
             float sums[T] = {};
             for (int b = 0; b < blocks; ++b)
                 UNROLL for (int t = 0; t < T; ++t) {
@@ -27,18 +27,18 @@ struct Mxfp4Format {
                     }
                     sums[t] += (float)whole * (mxfp4_scale(scales[b]) * x.scale[0]);
                 }
-            UNROLL for (int t = 0; t < T; ++t) out[t * ld + r] = sums[t];
+            UNROLL for (int t = 0; t < T; ++t) out[t * R + r] = sums[t];
         }
     }
 };
 
 struct Q8Format {
     template <int R, int T>
-    static void rows(const Rows& rows, int first, const void* const* packed, float* out, size_t ld) {
+    static void rows(const Rows& rows, const void* const* packed, float* out) {
         const int blocks = rows.cols / kBlock;
         UNROLL for (int r = 0; r < R; ++r) {
-            const int8_t* data = (const int8_t*)rows.data + (size_t)(first + r) * rows.row_bytes;
-            const uint8_t* scales = rows.scales + (size_t)(first + r) * rows.scale_bytes;
+            const int8_t* data = (const int8_t*)rows.data + r * rows.row_bytes;
+            const uint8_t* scales = rows.scales + r * rows.scale_bytes;
             float sums[T] = {};
             for (int b = 0; b < blocks; ++b) {
                 uint16_t half;
@@ -51,7 +51,7 @@ struct Q8Format {
                     sums[t] += (float)whole * (widen_bf16(half) * x.scale[0]);
                 }
             }
-            UNROLL for (int t = 0; t < T; ++t) out[t * ld + r] = sums[t];
+            UNROLL for (int t = 0; t < T; ++t) out[t * R + r] = sums[t];
         }
     }
 };

@@ -25,15 +25,15 @@ inline float32x4_t scaled(float32x4_t sum, int32x4_t high, int32x4_t low, float 
 
 struct Mxfp4Format {  // twice the values are signed bytes: no offset, and so no correction
     template <int R, int T>
-    static void rows(const Rows& rows, int first, const void* const* packed, float* out, size_t ld) {
+    static void rows(const Rows& rows, const void* const* packed, float* out) {
         const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
         const int8x16_t table = vld1q_s8(doubled);
         const int blocks = rows.cols / kBlock;
         float32x4_t sums[R][T] = {};
         for (int b = 0; b < blocks; ++b)
             UNROLL for (int r = 0; r < R; ++r) {
-                const uint8_t* p = rows.data + (size_t)(first + r) * rows.row_bytes + 16 * (size_t)b;
-                const float scale = mxfp4_scale(rows.scales[(size_t)(first + r) * rows.scale_bytes + b]);
+                const uint8_t* p = rows.data + r * rows.row_bytes + 16 * (size_t)b;
+                const float scale = mxfp4_scale(rows.scales[r * rows.scale_bytes + b]);
                 const uint8x16_t codes = vld1q_u8(p);
                 const int8x16_t even = vqtbl1q_s8(table, vandq_u8(codes, vdupq_n_u8(15)));
                 const int8x16_t odd = vqtbl1q_s8(table, vshrq_n_u8(codes, 4));
@@ -47,20 +47,20 @@ struct Mxfp4Format {  // twice the values are signed bytes: no offset, and so no
                 }
             }
         for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) out[t * ld + r] = vaddvq_f32(sums[r][t]);
+            for (int t = 0; t < T; ++t) out[t * R + r] = vaddvq_f32(sums[r][t]);
     }
 };
 
 struct Q8Format {
     template <int R, int T>
-    static void rows(const Rows& rows, int first, const void* const* packed, float* out, size_t ld) {
+    static void rows(const Rows& rows, const void* const* packed, float* out) {
         const int blocks = rows.cols / kBlock;
         float32x4_t sums[R][T] = {};
         for (int b = 0; b < blocks; ++b)
             UNROLL for (int r = 0; r < R; ++r) {
-                const int8_t* p = (const int8_t*)rows.data + (size_t)(first + r) * rows.row_bytes + 32 * (size_t)b;
+                const int8_t* p = (const int8_t*)rows.data + r * rows.row_bytes + 32 * (size_t)b;
                 uint16_t half;
-                memcpy(&half, rows.scales + (size_t)(first + r) * rows.scale_bytes + 2 * (size_t)b, 2);
+                memcpy(&half, rows.scales + r * rows.scale_bytes + 2 * (size_t)b, 2);
                 const int8x16_t left = vld1q_s8(p), right = vld1q_s8(p + 16);
                 UNROLL for (int t = 0; t < T; ++t) {
                     const Q8Group& x = ((const Q8Group*)packed[t])[b];
@@ -72,7 +72,7 @@ struct Q8Format {
                 }
             }
         for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) out[t * ld + r] = vaddvq_f32(sums[r][t]);
+            for (int t = 0; t < T; ++t) out[t * R + r] = vaddvq_f32(sums[r][t]);
     }
 };
 
