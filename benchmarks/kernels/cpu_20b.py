@@ -7,8 +7,12 @@ python -m benchmarks.kernels.cpu_20b --layers 4           a model cut to 4 layer
     --peer llama-bench --gguf FOLDER2                     llama.cpp on the same weights: bf16.gguf and q8_0.gguf are
                                                           written there by our exporter if they are not there yet
     --peer llama-bench --peer-model NAME=PATH ...         llama.cpp on other GGUF files
+    --rounds 12                                           repetitions; medians and best ones are told
 
-All in one line, on a quiet machine with 16 GiB of memory and 42 GB of disk, half an hour with the writing:
+In each round all kinds of step, the read bandwidth and the peers take turns, so that a machine whose bandwidth changes
+with its neighbours is the same for all. Both models must fit into memory together: with 24 GiB, cut them to 4 layers.
+
+All in one line, on a quiet machine with 48 GiB of memory and 42 GB of disk, an hour with the writing:
 
 python -m benchmarks.kernels.random_checkpoint /tmp/r20b && \\
     python -m benchmarks.kernels.cpu_20b --folder /tmp/r20b --peer llama-bench --gguf /tmp/r20b-gguf
@@ -25,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +51,9 @@ CONTEXT = 1024
 PREFILL = 512
 STARTED = 128
 """Tokens held when decoding is timed."""
+NUM_DECODED = 16
+KINDS = (None, "bf12", "q8")
+"""Of attention and lm_head."""
 
 
 def main() -> None:
@@ -65,16 +72,20 @@ def main() -> None:
         if options.folder is None or options.peer is None:
             parser.error("--gguf needs --folder and --peer")
         peers += write_peers(options.folder, options.gguf)
-    record = measure(options.layers, rounds=options.rounds, folder=options.folder)
+    if peers and options.peer is None:
+        parser.error("--peer-model needs --peer")
+    runs = [PeerRun(options.peer, peer) for peer in peers]
+    record = measure(options.layers, rounds=options.rounds, folder=options.folder, peers=runs)
     record["arguments"] = " ".join(sys.argv[1:])
-    # Only now, when our model is gone: both at once would not fit into 24 GiB.
-    record["peers"] = [run_peer(options.peer, peer, rounds=options.rounds) for peer in peers]
+    record["peers"] = [run.summary() for run in runs]
     record["ratios"] = ratios(record)
     tell(record, render_page(record), name="cpu-20b", as_json=options.json)
 
 
-def measure(num_layers: int, *, rounds: int, folder: Path | None = None) -> dict[str, Any]:
-    """All figures of ours, as JSON types."""
+def measure(
+    num_layers: int, *, rounds: int, folder: Path | None = None, peers: Sequence[PeerRun] = ()
+) -> dict[str, Any]:
+    """All figures of ours, as JSON types; peers are run in between."""
     if folder is None:
         config = dataclasses.replace(
             PUBLISHED["openai/gpt-oss-20b"],
@@ -86,13 +97,18 @@ def measure(num_layers: int, *, rounds: int, folder: Path | None = None) -> dict
     else:
         model = load_mapped(folder).model
         num_layers = model.config.num_hidden_layers
-    memory = torch.zeros(1 << 28, dtype=torch.float32)
-    rows = []
-    for quantize in (None, "q8"):
-        subject = NativeModel(model, quantize=quantize)
-        rows.append(
-            {"weights": quantize or "bf16", **measure_model(subject, memory=memory, rounds=rounds, quantize=quantize)}
-        )
+    memory = torch.ones(1 << 28, dtype=torch.float32)
+    subjects = {kind: Subject(NativeModel(model, quantize=kind)) for kind in KINDS}
+    for _ in range(rounds):
+        for subject in subjects.values():
+            subject.run(memory)
+        for peer in peers:
+            peer.run()
+    rows = [
+        {"weights": kind or "bf16", **summarise(subject, config=model.config, quantize=kind)}
+        for kind, subject in subjects.items()
+    ]
+    bandwidths = [value for subject in subjects.values() for value in subject.bandwidths]
     return {
         "command": COMMAND,
         "environment": describe(),
@@ -100,63 +116,75 @@ def measure(num_layers: int, *, rounds: int, folder: Path | None = None) -> dict
         "threads": native.info().num_threads,
         "layers": num_layers,
         "rounds": rounds,
+        "read_bandwidths": [round(value / 1e9, 2) for value in bandwidths],
         "rows": rows,
     }
 
 
-def measure_model(model: NativeModel, *, memory: torch.Tensor, rounds: int, quantize: str | None) -> dict[str, Any]:
-    """Seconds of each kind of step, the bandwidth measured between them, and what follows for 24 layers."""
-    config = model.config
-    L, D = config.num_hidden_layers, config.hidden_size
-    cache = make_cache(config, num_sequences=8)
-    one, eight = (make_batch(config, cache, num_sequences=n, num_tokens=1, start=STARTED) for n in (1, 8))
-    prompt = make_batch(config, cache, num_sequences=1, num_tokens=PREFILL, start=0)
-    model.step(prompt)
-    work: dict[str, Callable[[], object]] = {
-        "layers, 1 token": lambda: model.run_layers(torch.randn(1, D), batch=one, first=0, last=L),
-        "step, 1 token": lambda: model.step(one),
-        "layers, 8 sequences": lambda: model.run_layers(torch.randn(8, D), batch=eight, first=0, last=L),
-        "step, 8 sequences": lambda: model.step(eight),
-        "prefill": lambda: model.step(prompt),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    bandwidths = []
-    for _ in range(rounds):
-        bandwidths.append(native.read_bandwidth(memory, rounds=3))
-        for name, call in work.items():
+class Subject:
+    """A model of ours and what is timed of it: seconds of each kind of step, a list that grows with each run."""
+
+    def __init__(self, model: NativeModel) -> None:
+        config = model.config
+        L, D = config.num_hidden_layers, config.hidden_size
+        cache = make_cache(config, num_sequences=8)
+        one, eight = (make_batch(config, cache, num_sequences=n, num_tokens=1, start=STARTED) for n in (1, 8))
+        prompt = make_batch(config, cache, num_sequences=1, num_tokens=PREFILL, start=0)
+        model.step(prompt)
+        self.work: dict[str, Callable[[], object]] = {
+            "layers, 1 token": lambda: model.run_layers(torch.randn(1, D), batch=one, first=0, last=L),
+            "step, 1 token": lambda: model.step(one),
+            "layers, 8 sequences": lambda: model.run_layers(torch.randn(8, D), batch=eight, first=0, last=L),
+            "step, 8 sequences": lambda: model.step(eight),
+            "prefill": lambda: model.step(prompt),
+        }
+        self.seconds: dict[str, list[float]] = {name: [] for name in self.work}
+        self.bandwidths: list[float] = []
+
+    def run(self, memory: torch.Tensor) -> None:
+        """Every kind once; decoding as often as llama-bench does, and its mean, as that tells a mean."""
+        self.bandwidths.append(native.read_bandwidth(memory, rounds=3))
+        for name, call in self.work.items():
+            times = NUM_DECODED if "1 token" in name else 1
             begin = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - begin)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    return summarise(medians, statistics.median(bandwidths), config=config, quantize=quantize)
+            for _ in range(times):
+                call()
+            self.seconds[name].append((time.perf_counter() - begin) / times)
 
 
-def summarise(
-    seconds: dict[str, float], bandwidth: float, *, config: ModelConfig, quantize: str | None
-) -> dict[str, Any]:
-    """A step of 24 layers is 24 times a layer and the rest of the step (embedding, norm, lm_head) once."""
+def summarise(subject: Subject, *, config: ModelConfig, quantize: str | None) -> dict[str, Any]:
+    """Medians. A step of 24 layers is 24 times a layer and the rest of the step (embedding, norm, lm_head) once."""
     L, whole = config.num_hidden_layers, PUBLISHED["openai/gpt-oss-20b"].num_hidden_layers
+    seconds = subject.seconds
+    median = {name: statistics.median(times) for name, times in seconds.items()}
 
     def extended(layers: str, step: str) -> float:
-        return seconds[step] + (whole - L) / L * seconds[layers]
+        return median[step] + median[layers] * (whole / L - 1)
 
     layer_bytes, head_bytes = bytes_of_a_token(config, quantize=quantize)
     decode = extended("layers, 1 token", "step, 1 token")
     batch = extended("layers, 8 sequences", "step, 8 sequences")
-    head = max(seconds["step, 1 token"] - seconds["layers, 1 token"], 0.0)
-    prefill = head + (seconds["prefill"] - head) * whole / L
+    head = max(median["step, 1 token"] - median["layers, 1 token"], 0.0)
+    prefill = head + (median["prefill"] - head) * whole / L
     num_bytes = whole * layer_bytes + head_bytes
+    measured = L * layer_bytes + head_bytes
+    shares = [
+        measured / time / bandwidth
+        for time, bandwidth in zip(seconds["step, 1 token"], subject.bandwidths, strict=True)
+    ]
     return {
-        "read_bandwidth": round(bandwidth / 1e9, 2),
+        "read_bandwidth": round(statistics.median(subject.bandwidths) / 1e9, 2),
         "bytes_a_token": num_bytes,
         "decode_tokens_per_second": round(1 / decode, 3),
-        "share_of_bandwidth": round(num_bytes / decode / bandwidth, 3),
-        "measured_decode_tokens_per_second": round(1 / seconds["step, 1 token"], 3),
+        "share_of_bandwidth": round(statistics.median(shares), 3),
+        "measured_decode_tokens_per_second": round(1 / median["step, 1 token"], 3),
+        "best_decode_tokens_per_second": round(1 / min(seconds["step, 1 token"]), 3),
         "batch_8_tokens_per_second": round(8 / batch, 3),
         "batch_8_gain": round(8 * decode / batch, 2),
         "prefill_tokens_per_second": round(PREFILL / prefill, 2),
-        "measured_prefill_tokens_per_second": round(PREFILL / seconds["prefill"], 2),
-        "seconds": {name: round(value, 5) for name, value in seconds.items()},
+        "measured_prefill_tokens_per_second": round(PREFILL / median["prefill"], 2),
+        "best_prefill_tokens_per_second": round(PREFILL / min(seconds["prefill"]), 2),
+        "seconds": {name: [round(value, 5) for value in times] for name, times in seconds.items()},
     }
 
 
@@ -165,7 +193,7 @@ def bytes_of_a_token(config: ModelConfig, *, quantize: str | None) -> tuple[int,
     D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
     H, K, C = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     dense, head = (H + 2 * K) * C * D + H * C * D, V * D
-    width = (2, 1) if quantize is None else (34, 32)
+    width = {None: (2, 1), "bf12": (3, 2), "q8": (34, 32)}[quantize]
     experts = config.num_experts_per_tok * 3 * D * F * 17 // 32
     router = config.num_local_experts * D * 2
     return dense * width[0] // width[1] + experts + router, head * width[0] // width[1]
@@ -235,34 +263,51 @@ def write_peers(folder: Path, target: Path) -> list[Peer]:
     ]
 
 
-def run_peer(program: str, peer: Peer, *, rounds: int) -> dict[str, Any]:
-    """llama-bench on a GGUF file, as many threads as ours."""
-    threads = str(native.info().num_threads)
-    own = ["-t", threads, "-p", str(PREFILL), "-n", "16", "-r", str(rounds), "-lm", peer.load_mode, "-o", "json"]
-    command = [program, "-m", peer.path, *own]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    tests = json.loads(result.stdout)
-    rates = {"prefill" if test["n_prompt"] else "decode": statistics.median(test["samples_ts"]) for test in tests}
-    return {"name": peer.name, "command": " ".join(["llama-bench", "-m", Path(peer.path).name, *own]), **rates}
+class PeerRun:
+    """llama-bench on a GGUF file, as many threads as ours, one repetition at a time."""
+
+    def __init__(self, program: str, peer: Peer) -> None:
+        self.peer = peer
+        threads = str(native.info().num_threads)
+        sizes = ["-p", str(PREFILL), "-n", str(NUM_DECODED), "-r", "1"]
+        self.options = ["-t", threads, *sizes, "-lm", peer.load_mode, "-o", "json"]
+        self.command = [program, "-m", peer.path, *self.options]
+        self.rates: dict[str, list[float]] = {"prefill": [], "decode": []}
+
+    def run(self) -> None:
+        result = subprocess.run(self.command, capture_output=True, text=True, check=True)
+        for test in json.loads(result.stdout):
+            self.rates["prefill" if test["n_prompt"] else "decode"] += test["samples_ts"]
+
+    def summary(self) -> dict[str, Any]:
+        """Medians and best ones."""
+        command = " ".join(["llama-bench", "-m", Path(self.peer.path).name, *self.options])
+        found: dict[str, Any] = {"name": self.peer.name, "command": command}
+        for what, rates in self.rates.items():
+            found |= {what: round(statistics.median(rates), 3), f"best_{what}": round(max(rates), 3)}
+        return found
 
 
 def ratios(record: dict[str, Any]) -> dict[str, float]:
-    """Ours by llama.cpp's best of the same kind of dense weights, both as measured, in one run."""
+    """Ours by llama.cpp's best with the same kind of dense weights: of medians and of best ones."""
     found: dict[str, float] = {}
     rows = {row["weights"]: row for row in record["rows"]}
-    for ours, theirs in (("bf16", "BF16"), ("q8", "Q8_0")):
+    for ours, theirs in (("bf16", "BF16"), ("bf12", "BF16"), ("q8", "Q8_0")):
         peers = [peer for peer in record["peers"] if theirs in peer["name"]]
         if not peers:
             continue
         for what in ("decode", "prefill"):
-            rate = rows[ours][f"measured_{what}_tokens_per_second"]
-            found[f"{what}, {theirs}"] = round(rate / max(peer[what] for peer in peers), 2)
+            for kind, prefix in (("measured", ""), ("best", "best_")):
+                rate = rows[ours][f"{kind}_{what}_tokens_per_second"]
+                name = f"{what}, {ours} by {theirs}{', best of each' if prefix else ', medians'}"
+                found[name] = round(rate / max(peer[f"{prefix}{what}"] for peer in peers), 2)
     return found
 
 
 def render_page(record: dict[str, Any]) -> str:
     """The results as a Markdown page."""
     environment = record["environment"]
+    low, high = min(record["read_bandwidths"]), max(record["read_bandwidths"])
     versions = ", ".join(f"{name} {value}" for name, value in environment.items() if name != "hardware")
     rows = [
         [
@@ -278,28 +323,36 @@ def render_page(record: dict[str, Any]) -> str:
     measured = [
         [
             f"ossia, {row['weights']}",
-            f"{row['measured_decode_tokens_per_second']:.2f}",
-            f"{row['measured_prefill_tokens_per_second']:.0f}",
+            f"{row['measured_decode_tokens_per_second']:.2f} ({row['best_decode_tokens_per_second']:.2f})",
+            f"{row['measured_prefill_tokens_per_second']:.0f} ({row['best_prefill_tokens_per_second']:.0f})",
         ]
         for row in record["rows"]
     ]
-    measured += [[peer["name"], f"{peer['decode']:.2f}", f"{peer['prefill']:.0f}"] for peer in record["peers"]]
+    measured += [
+        [
+            peer["name"],
+            f"{peer['decode']:.2f} ({peer['best_decode']:.2f})",
+            f"{peer['prefill']:.0f} ({peer['best_prefill']:.0f})",
+        ]
+        for peer in record["peers"]
+    ]
     return "\n".join(
         [
             "# gpt-oss-20b's shape on the CPU",
             "",
             f"Random weights, experts in MXFP4, {record['threads']} threads, level {record['level']}; medians of",
-            f"{record['rounds']} rounds in which all kinds of step and the read bandwidth take turns. Measured on",
-            f"{record['layers']} of 24 layers; the first table is for 24, a layer's time multiplied and the rest of a",
-            "step added once.",
+            f"{record['rounds']} rounds in which all kinds of step, the read bandwidth and the peers take turns.",
+            f"Measured on {record['layers']} of 24 layers; the first table is for 24, a layer's time multiplied",
+            "and the rest of a step added once. Shares are of the bandwidth read just before, as measured; it",
+            f"varied with the machine's neighbours from {low:.0f} to {high:.0f} GB/s.",
             "",
             markdown_table(header, rows),
             "",
-            f"As measured, with {record['layers']} layers:",
+            f"As measured, with {record['layers']} layers; medians, and the best round in brackets:",
             "",
             markdown_table(["", "decode, tokens/s", "prefill 512, tokens/s"], measured),
             "",
-            *[f"- {what}: {ratio:.2f} x llama.cpp's best" for what, ratio in record["ratios"].items()],
+            *[f"- {what}: {ratio:.2f} x llama.cpp" for what, ratio in record["ratios"].items()],
             *([""] if record["ratios"] else []),
             "## How it was measured",
             "",

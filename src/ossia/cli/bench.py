@@ -49,7 +49,7 @@ class Runner:
     device: options.Device = "auto"
     kv_dtype: options.KvDtype = None
     cpu_quant: Annotated[
-        str | None, typer.Option(metavar="NAME", help="On a CPU: none, or q8 for 8-bit attention and lm_head.")
+        str | None, typer.Option(metavar="NAME", help="On a CPU: none, q8 or bf12, see docs/cpu.md.")
     ] = None
     max_num_batched_tokens: Annotated[
         int, typer.Option(metavar="N", help="Tokens of prompts that a step computes.")

@@ -23,7 +23,7 @@ from ossia.model.transformer import Experts, Transformer
 logger = logging.getLogger(__name__)
 
 KV_DTYPES = ("auto", "fp8")
-CPU_QUANT = ("none", "q8")
+CPU_QUANT = ("none", "q8", "bf12")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,8 @@ class EngineConfig:
             bfloat16, at some loss of accuracy.
         has_prefix_cache: keep the pages of what was computed, for requests that begin alike.
         num_drafts: draft so many tokens by prompt lookup at most; 0 for none.
-        cpu_quant: "q8" keeps attention's projections and lm_head in 8 bits, for the C++ kernels on a CPU.
+        cpu_quant: for the C++ kernels on a CPU, "q8" keeps attention's projections and lm_head in 8 bits, "bf12" in 12
+            bits without loss.
         records_routing: tell with each answer which experts its tokens went to (see `engine.routing`).
     """
 

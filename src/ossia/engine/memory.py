@@ -30,8 +30,8 @@ SHORTEST_CONTEXT = 1024
 """Of a context that is worth proposing."""
 PROCESS_BYTES = 384 << 20
 """Python, torch and the tokenizer."""
-Q8_SHARE = 34 / 64
-"""Of a bfloat16 matrix: a byte a weight, and two for 32."""
+COPY_SHARES = {"q8": 34 / 64, "bf12": 12 / 16}
+"""Of a bfloat16 matrix: a byte a weight and two for 32; 12 bits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,11 +91,11 @@ def _weight_bytes(config: ModelConfig, engine: EngineConfig, *, is_packed: bool,
     total = sum(kinds.values())
     if engine.cpu_quant == "none" or not is_native:
         return total
-    # 8-bit copies; of what they are made from only the file is left, but for q, k and v, which are copies already.
+    # Copies of fewer bits; of what they are made from only the file is left, but for q, k and v, copies already.
     D, H, K, C = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
     qkv = 2 * config.num_hidden_layers * (H + 2 * K) * C * D
     rounded = kinds[Kind.ATTENTION] + kinds[Kind.HEAD]
-    return total - rounded + int(rounded * Q8_SHARE) + qkv
+    return total - rounded + int(rounded * COPY_SHARES[engine.cpu_quant]) + qkv
 
 
 def _step_bytes(config: ModelConfig, engine: EngineConfig, *, num_tokens: int) -> int:

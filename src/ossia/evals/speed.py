@@ -119,7 +119,7 @@ def measure_speed(
     _run(engine, [prompt(config.prompt)], num_tokens=3)  # what is compiled or made at first use
     rows: list[SpeedRow] = []
     total = len(config.batches) + len(config.prompts)
-    dense_bytes = 34 / 32 if engine_config.cpu_quant == "q8" else 2
+    dense_bytes = {"q8": 34 / 32, "bf12": 12 / 8}.get(engine_config.cpu_quant, 2)
     for num_seqs in config.batches:
         prompts = [prompt(config.prompt) for _ in range(num_seqs)]
         rows.append(_measure_decode(engine, prompts, config, loaded.model.config, bandwidth, dense_bytes))

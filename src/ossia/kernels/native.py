@@ -34,7 +34,9 @@ from ossia.kernels._native.build import (
 )
 from ossia.kernels.mxfp4 import BLOCK, Mxfp4
 
-KIND_F32, KIND_BF16, KIND_MXFP4, KIND_Q8, KIND_FP8 = range(5)
+KIND_F32, KIND_BF16, KIND_MXFP4, KIND_Q8, KIND_FP8, KIND_BF12 = range(6)
+BF12_GROUP = 64
+_BF12_RECORD, _BF12_OTHER = 16, 8  # bytes, see _native/bf12.h
 WAYS = ("many", "few", "fine")
 _KINDS = {torch.float32: KIND_F32, torch.bfloat16: KIND_BF16}
 _FAILURES = {
@@ -70,8 +72,20 @@ class Q8(NamedTuple):
     scales: Tensor
 
 
-Weight = Tensor | Mxfp4 | Q8
-"""A matrix [R, D] or one an expert [E, R, D]: float32, bfloat16, MXFP4 or 8 bits."""
+class Bf12(NamedTuple):
+    """A bfloat16 matrix in 12 bits a weight, without loss (`_native/bf12.h`).
+
+    Attributes:
+        data: uint8 [R, D * 3 / 2].
+        records: uint8, a record a row, then the few weights whose exponents are not among their row's common ones.
+    """
+
+    data: Tensor
+    records: Tensor
+
+
+Weight = Tensor | Mxfp4 | Q8 | Bf12
+"""A matrix [R, D] or one an expert [E, R, D]: float32, bfloat16, MXFP4, 8 bits, or (no experts) bfloat16 in 12 bits."""
 
 
 class CMatrix(ctypes.Structure):
@@ -165,6 +179,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (ctypes.POINTER(CModel), ctypes.POINTER(CStep), _PTR, _PTR, _I32, _I32, _PTR),
     ),
     "ossia_quantize_q8": (_I32, (_PTR, _I32, _I64, _I32, _PTR, _PTR)),
+    "ossia_bf12_count": (_I64, (_PTR, _I64, _I32, _PTR)),
+    "ossia_bf12_pack": (_I32, (_PTR, _I64, _I32, _PTR, _PTR)),
     "ossia_read_bandwidth": (ctypes.c_double, (_PTR, _I64, _I32)),
 }
 
@@ -307,6 +323,9 @@ def c_matrix(weight: Weight, bias: Tensor | None = None, *, name: str = "weight"
     elif isinstance(weight, Mxfp4):
         tensors, kind, scales = tuple(weight), KIND_MXFP4, weight.scales.data_ptr()
         rows, cols = weight.scales.shape[-2], weight.scales.shape[-1] * BLOCK
+    elif isinstance(weight, Bf12):
+        tensors, kind, scales = tuple(weight), KIND_BF12, weight.records.data_ptr()
+        rows, cols = weight.data.shape[0], weight.data.shape[1] * 2 // 3
     else:
         tensors, kind, scales = tuple(weight), KIND_Q8, weight.scales.data_ptr()
         rows, cols = weight.data.shape[-2:]
@@ -376,6 +395,29 @@ def quantize_q8(weight: Tensor) -> Q8:
     )
     check_status(status)
     return Q8(data, scales)
+
+
+def pack_bf12(weight: Tensor) -> Bf12:
+    """Pack a bfloat16 matrix [R, D] into 12 bits a weight. Every product is what it was, but for the order of sums.
+
+    A row's numbers that have one of its fifteen largest exponents, nearly all, take 12 bits, others 64 more.
+
+    Raises:
+        InvalidInputError: D is not a multiple of 64, or another dtype.
+    """
+    weight = weight.detach().contiguous()
+    if weight.dtype != torch.bfloat16 or weight.dim() != 2 or weight.shape[1] % BF12_GROUP or not weight.numel():
+        raise InvalidInputError(
+            f"the matrix is {weight.dtype} {list(weight.shape)}; allowed: bfloat16 [R, D] with D a multiple of "
+            f"{BF12_GROUP}"
+        )
+    (R, D), library = weight.shape, require()
+    counted = torch.empty(R * _BF12_RECORD, dtype=torch.uint8)
+    num_others = library.ossia_bf12_count(weight.data_ptr(), R, D, counted.data_ptr())
+    records = torch.cat((counted, torch.empty(num_others * _BF12_OTHER, dtype=torch.uint8)))
+    data = torch.empty(R, D * 3 // 2, dtype=torch.uint8)
+    check_status(library.ossia_bf12_pack(weight.data_ptr(), R, D, records.data_ptr(), data.data_ptr()))
+    return Bf12(data, records)
 
 
 def read_bandwidth(memory: Tensor, *, rounds: int = 5) -> float:

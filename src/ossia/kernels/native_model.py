@@ -26,6 +26,7 @@ from torch import Tensor
 from ossia.core.errors import InvalidInputError
 from ossia.kernels.mxfp4 import Mxfp4
 from ossia.kernels.native import (
+    BF12_GROUP,
     KIND_BF16,
     KIND_F32,
     KIND_FP8,
@@ -37,6 +38,7 @@ from ossia.kernels.native import (
     Weight,
     c_matrix,
     check_status,
+    pack_bf12,
     quantize_q8,
     require,
 )
@@ -45,6 +47,10 @@ FULL, SLIDING = 0, 1
 """The two groups of layers, which have a block table each."""
 CACHE_KINDS = {torch.float32: KIND_F32, torch.bfloat16: KIND_BF16, torch.float8_e4m3fn: KIND_FP8}
 """What keys and values may be; float8 is rounded to nearest and clamped to +-448."""
+
+
+QUANTIZE = ("q8", "bf12")
+"""Other forms of attention's projections and lm_head: 8 bits, or bfloat16 in 12 bits without loss."""
 
 
 class NativeCache:
@@ -135,7 +141,8 @@ class NativeModel:
         model: a `ossia.model.transformer.Transformer` on the CPU, float32 or bfloat16, experts dense or packed.
         exact: run every step by the kernels for few tokens: slower prefill, and a token's results never depend on the
             size of a step.
-        quantize: "q8" keeps attention's projections and lm_head in 8 bits (copies); None leaves them as they are.
+        quantize: "q8" keeps attention's projections and lm_head in 8 bits; "bf12" keeps those that are bfloat16 in 12
+            bits, without loss. Both are copies. None leaves them as they are.
 
     Raises:
         InvalidInputError: weights that the kernels do not take.
@@ -143,15 +150,22 @@ class NativeModel:
     """
 
     def __init__(self, model: Any, *, exact: bool = False, quantize: str | None = None) -> None:
-        if quantize not in (None, "q8"):
-            raise InvalidInputError(f"quantize is {quantize!r}; allowed: None or 'q8'", param="quantize")
+        if quantize not in (None, *QUANTIZE):
+            allowed = " or ".join(map(repr, (None, *QUANTIZE)))
+            raise InvalidInputError(f"quantize is {quantize!r}; allowed: {allowed}", param="quantize")
         self.library = require()
         self.config = model.config
-        self._kept: list[Any] = [model]
+        self._exact, self._quantize = exact, quantize
+        self._contiguous: tuple[Any, NativeCache] | None = None
+        self._describe(model)
+
+    def _describe(self, model: Any) -> None:
+        """Make what the library gets; the model's tensors and all copies are kept from here on."""
+        config = self.config
+        self._source = model
+        self._kept: list[Any] = []
         self._copies: list[tuple[Tensor, Tensor]] = []  # the model's tensor, and its copy in float32
         self._rounded: list[tuple[Tensor, Q8]] = []  # the model's tensor, and its copy in 8 bits
-        self._quantize = quantize is not None
-        config = self.config
         self._layers = (CLayer * config.num_hidden_layers)(*map(self._layer, model.layers))
         cos, sin = model.rope(torch.device("cpu"))
         self._model = CModel(
@@ -164,7 +178,7 @@ class NativeModel:
             hidden=config.intermediate_size,
             vocab=config.vocab_size,
             num_layers=config.num_hidden_layers,
-            exact=int(exact),
+            exact=int(self._exact),
             eps=config.rms_norm_eps,
             alpha=config.swiglu_alpha,
             limit=config.swiglu_limit,
@@ -176,11 +190,13 @@ class NativeModel:
             num_positions=cos.shape[0],
             layers=ctypes.cast(self._layers, ctypes.POINTER(CLayer)),
         )
-        self._contiguous: tuple[Any, NativeCache] | None = None
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy again what was copied, from the model's tensors as they are now; their addresses must be the same."""
+        if self._quantize == "bf12":  # what does not fit into 12 bits may be more than before
+            self._describe(self._source)
+            return
         for source, copy in self._copies:
             copy.copy_(source)
         for source, copy in self._rounded:
@@ -322,10 +338,13 @@ class NativeModel:
         )
 
     def _matrix(self, name: str, weight: Weight, bias: Tensor | None = None, *, may_quantize: bool = False) -> CMatrix:
-        if may_quantize and self._quantize and isinstance(weight, Tensor):
-            rounded = quantize_q8(weight)
-            self._rounded.append((weight, rounded))
-            weight = rounded
+        if may_quantize and isinstance(weight, Tensor):
+            if self._quantize == "q8":
+                rounded = quantize_q8(weight)
+                self._rounded.append((weight, rounded))
+                weight = rounded
+            elif self._quantize == "bf12" and weight.dtype == torch.bfloat16 and weight.shape[1] % BF12_GROUP == 0:
+                weight = pack_bf12(weight)
         wide = None if bias is None else self._widen(bias)
         self._kept += [weight, wide]
         return c_matrix(weight, wide, name=name)

@@ -21,7 +21,7 @@ needs_native = pytest.mark.skipif(not native.is_available(), reason="the C++ ker
 
 
 @needs_native
-@pytest.mark.parametrize("quant", ["none", "q8"])
+@pytest.mark.parametrize("quant", ["none", "q8", "bf12"])
 @pytest.mark.parametrize("kv_dtype", ["auto", "fp8"])
 def test_the_kernels_take_every_cache(make_engine: MakeEngine, kv_dtype: str, quant: str) -> None:
     engine = make_engine(kv_dtype=kv_dtype, cpu_quant=quant)

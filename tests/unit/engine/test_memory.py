@@ -56,6 +56,8 @@ def test_options_change_the_need() -> None:
     assert total(num_pages=100) < plain.total
     # lm_head is 1.08 GiB, of which 8 bits save 0.5; attention saves as much but keeps q, k and v.
     assert 0.2 * GIB < plain.total - total(cpu_quant="q8") < 0.8 * GIB
+    # Of 2.4 GB 12 bits save a quarter, less than q, k and v, which are kept.
+    assert 0 < total(cpu_quant="bf12") - plain.total < 0.2 * GIB
     assert total(max_num_batched_tokens=64) < plain.total
 
 

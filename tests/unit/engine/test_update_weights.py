@@ -141,7 +141,7 @@ def test_stale_pages_would_be_seen(loaded: LoadedModel) -> None:
 
 
 @pytest.mark.skipif(not native.is_available(), reason="no kernels")
-@pytest.mark.parametrize("quantize", [None, "q8"])
+@pytest.mark.parametrize("quantize", [None, "q8", "bf12"])
 def test_the_kernels_copies_are_renewed(loaded: LoadedModel, quantize: str | None) -> None:
     """bfloat16 vectors are widened, and 8-bit matrices are made: an updated engine equals one that is built anew."""
     own = copy_of(loaded, dtype=torch.bfloat16, packed=True)

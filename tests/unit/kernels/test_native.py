@@ -21,7 +21,7 @@ from ossia.kernels.native import Q8, Weight
 from ossia.kernels.rms_norm import rms_norm_torch
 
 LEVELS = ("generic", "avx2", "avx512", "amx", "neon")
-KINDS = ("float32", "bfloat16", "mxfp4", "q8")
+KINDS = ("float32", "bfloat16", "mxfp4", "q8", "bf12")
 
 SHAPES = [  # T, R, D
     (1, 1, 32),
@@ -35,13 +35,23 @@ SHAPES = [  # T, R, D
     (33, 65, 352),
     (200, 34, 128),
 ]
+BF12_SHAPES = [
+    (1, 1, 64),
+    (2, 33, 192),
+    (3, 70, 64),
+    (5, 4, 320),
+    (8, 31, 1344),
+    (9, 257, 448),
+    (33, 65, 2880),
+    (200, 34, 128),
+]
 DENSE_SHAPES = [(1, 5, 1), (3, 9, 17), (4, 33, 31), (7, 12, 33), (18, 37, 47), (20, 3, 101)]
 
 # Relative to the largest output. Float32 and bfloat16 weights: sums of D products in float32. MXFP4 and Q8: activations
 # have 16 bits for the largest of 32, so a product is off by at most 2^-16 of it, and these add up at random.
 # On amx, products for many round activations to bfloat16, 2^-9 each at most, fine ones to twice as many bits; both
 # round Q8 weights to bfloat16.
-FEW_BOUND = {"float32": 2e-6, "bfloat16": 2e-6, "mxfp4": 1e-4, "q8": 1e-4}
+FEW_BOUND = {"float32": 2e-6, "bfloat16": 2e-6, "bf12": 2e-6, "mxfp4": 1e-4, "q8": 1e-4}
 MANY_BOUND = 2e-6
 MANY_BOUND_AMX = 8e-3
 FINE_BOUND_AMX = {"bfloat16": 4e-5, "mxfp4": 4e-5, "q8": 8e-3}
@@ -69,6 +79,9 @@ def make_weight(kind: str, w: Tensor) -> tuple[Weight, Tensor]:
         return packed, unpack_mxfp4(packed.blocks, scales=packed.scales, dtype=torch.float64)
     if kind == "q8":
         return (q8 := native.quantize_q8(w)), widen_q8(q8)
+    if kind == "bf12":
+        w[:, ::5] *= torch.logspace(-12, 0, w[:, ::5].shape[1])  # some too small for their row's common exponents
+        return native.pack_bf12(cast := w.bfloat16()), cast.double()
     return (cast := w.to(getattr(torch, kind))), cast.double()
 
 
@@ -92,9 +105,9 @@ def product_error(kind: str, shape: tuple[int, int, int], *, way: str) -> float:
 @pytest.mark.parametrize("way", native.WAYS)
 def test_products_equal_float64(level: str, kind: str, way: str) -> None:
     use_level(level)
-    shapes = SHAPES if kind in ("mxfp4", "q8") else SHAPES + DENSE_SHAPES
+    shapes = BF12_SHAPES if kind == "bf12" else SHAPES if kind in ("mxfp4", "q8") else SHAPES + DENSE_SHAPES
     bound = FEW_BOUND[kind] if way == "few" else MANY_BOUND
-    if level == "amx" and way != "few" and kind != "float32":
+    if level == "amx" and way != "few" and kind not in ("float32", "bf12"):
         bound = MANY_BOUND_AMX if way == "many" else FINE_BOUND_AMX[kind]
     errors = {shape: product_error(kind, shape, way=way) for shape in shapes}
     assert max(errors.values()) <= bound, errors
@@ -105,7 +118,7 @@ def test_products_equal_float64(level: str, kind: str, way: str) -> None:
 @pytest.mark.parametrize("way", native.WAYS)
 def test_a_token_does_not_depend_on_the_others(level: str, kind: str, way: str) -> None:
     use_level(level)
-    x, w = torch.randn(37, 96), torch.randn(43, 96)
+    x, w = torch.randn(37, 192), torch.randn(43, 192)
     weight, _ = make_weight(kind, w)
     whole = native.matmul(x, weight=weight, way=way)
     for start, stop in ((0, 1), (3, 5), (7, 23), (20, 37)):
@@ -160,6 +173,31 @@ def test_zeros_give_zero(level: str) -> None:
         assert not native.matmul(torch.randn(3, 64), weight=weight).any()
         weight, _ = make_weight(kind, torch.randn(9, 64))
         assert not native.matmul(torch.zeros(3, 64), weight=weight).any()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("way", native.WAYS)
+@pytest.mark.parametrize("is_mixed", [True, False])
+def test_twelve_bits_keep_every_bfloat16(level: str, way: str, is_mixed: bool) -> None:
+    """Products with unit vectors give each weight back, whatever else is in its row; infinite ones break their row."""
+    use_level(level)
+    every = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).short().view(torch.bfloat16)
+    w = (every[torch.randperm(1 << 16)] if is_mixed else every).view(-1, 64)
+    got = native.matmul(torch.eye(64), weight=native.pack_bf12(w), way=way).T
+    is_finite = w.isfinite().all(dim=1)
+    assert torch.equal(got[is_finite], w[is_finite].float())
+    assert not got[~is_finite].isfinite().all(dim=1).any()
+
+
+def test_twelve_bits_take_twelve_bits() -> None:
+    """Of numbers that are drawn as weights are, one in ten thousand takes more."""
+    packed = native.pack_bf12(torch.randn(500, 1024).bfloat16())
+    assert packed.data.shape == (500, 1536)
+    assert packed.records.numel() <= 500 * 16 + 8 * 100
+    with pytest.raises(InvalidInputError, match="multiple of 64"):
+        native.pack_bf12(torch.randn(5, 96).bfloat16())
+    with pytest.raises(InvalidInputError, match="allowed: bfloat16"):
+        native.pack_bf12(torch.randn(5, 64))
 
 
 def test_quantized_weights_are_half_a_step_off_at_most() -> None:

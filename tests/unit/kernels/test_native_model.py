@@ -216,6 +216,25 @@ def test_eight_bit_projections_cost_little() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_twelve_bits_lose_nothing(level: str) -> None:
+    use_level(level)
+    config = dataclasses.replace(ROUND, hidden_size=128)
+    model = make_model(config, packed=True, dtype=torch.bfloat16)
+    ids = draw_ids(config, sum(CHUNKS))
+    subject = NativeModel(model, quantize="bf12")
+    got, wanted = native_logits(subject, ids, CHUNKS), native_logits(NativeModel(model), ids, CHUNKS)
+    # On amx, prompts' attention and lm_head are float32 products instead of bfloat16 tiles.
+    assert row_errors(got, wanted) <= (MANY_BOUND if level == "amx" else FLOAT_BOUND)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.mul_(-1.5 * torch.logspace(0, -6, parameter.shape[-1]))  # more that is not common than before
+    subject.refresh()
+    got, wanted = native_logits(subject, ids, CHUNKS), native_logits(NativeModel(model), ids, CHUNKS)
+    assert row_errors(got, wanted) <= (MANY_BOUND if level == "amx" else FLOAT_BOUND)
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_sequence_does_not_depend_on_the_others(level: str, packed: bool) -> None:
     """Decoding and short chunks, batched with other sequences: equal to the bit."""
@@ -327,8 +346,8 @@ def test_attention_equals_torch(level: str, dtype: torch.dtype, layer: int, conf
 
 
 def test_logits_are_those_of_the_step() -> None:
-    for quantize in (None, "q8"):
-        model = NativeModel(make_model(ROUND, packed=True), quantize=quantize)
+    for quantize in (None, "q8", "bf12"):
+        model = NativeModel(make_model(ROUND, packed=True, dtype=torch.bfloat16), quantize=quantize)
         pages = Pages(ROUND, page_size=16, num_sequences=1, dtype=torch.float32)
         hidden, logits = model.step(pages.batch([(0, draw_ids(ROUND, 5))]), needs_hidden=True)
         assert hidden is not None
@@ -405,7 +424,7 @@ def test_wrong_batches_are_refused() -> None:
         (lambda: dataclasses.replace(batch, cu_seqlens=batch.cu_seqlens.long()), "cu_seqlens"),
         (lambda: model.run_layers(torch.zeros(2, 49), batch=batch, first=0, last=1), r"allowed: contiguous float32"),
         (lambda: NativeModel(make_model(PLAIN).double()), "float32 and bfloat16"),
-        (lambda: NativeModel(make_model(PLAIN), quantize="q4"), "allowed: None or 'q8'"),
+        (lambda: NativeModel(make_model(PLAIN), quantize="q4"), "allowed: None or 'q8' or 'bf12'"),
         (lambda: NativeModel(make_model(PLAIN), quantize="q8"), "multiple of 32"),
         (
             lambda: NativeCache([torch.zeros(2, 4, 1, 8).half()], [torch.zeros(2, 4, 1, 8).half()]),

@@ -49,6 +49,10 @@ MUTANTS = {
     "avx512 high": Mutant("avx512.h", "_mm512_set1_epi32(256)", "_mm512_set1_epi32(255)", "avx512"),
     "avx512 tail": Mutant("avx512.h", "1 << left * (Groups::kData", "1 << (left - 1) * (Groups::kData", "avx512"),
     "far rows": Mutant("dense_rows.h", "4, kFarRows ? steps : 1,", "4, kFarRows ? steps + 1 : 1,", "avx512"),
+    "bf12 zero": Mutant("bf12.h", "(vu)(code != 15u) &", "(vu)(code != 14u) &"),
+    "bf12 others": Mutant("bf12.h", "sum += other.value * x", "sum -= other.value * x"),
+    "bf12 widened others": Mutant("bf12.h", "out[other.column] = other.value;", "out[other.column] += 0;"),
+    "bf12 bytes": Mutant("avx512.h", "0x10100000 * k", "0x10100000 * (k % 2)", "avx512"),
     "amx exponent": Mutant("level_amx.cpp", "_mm512_slli_epi16(centred, 7)", "_mm512_slli_epi16(centred, 6)", "amx"),
 }
 

@@ -4,6 +4,7 @@
 // the block's largest. Weights are small integers, so a block's sum is exact, and only scaling and adding up round.
 // Unsigned-times-signed instructions want weights w + kOffset; `correction` takes kOffset * a off again.
 #pragma once
+#include "bf12.h"
 #include "dense_rows.h"
 
 namespace ossia {
@@ -112,6 +113,7 @@ void pack(int kind, const float* x, int cols, void* packed) {
         case OSSIA_MXFP4: pack_mxfp4(x, cols, (Mxfp4Group*)packed); break;
         case OSSIA_Q8: pack_q8(x, cols, (Q8Group*)packed); break;
         case OSSIA_BF16: pack_dense<Bfloat16>(x, cols, (float*)packed); break;
+        case OSSIA_BF12: pack_bf12(x, cols, (float*)packed); break;
         default: pack_dense<Float32>(x, cols, (float*)packed);
     }
 }

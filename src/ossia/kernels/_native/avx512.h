@@ -68,6 +68,37 @@ struct Q8Format {
     }
 };
 
+// Bf12Format by permutations: each byte to the two upper bytes of its lane, and each code to its exponent.
+struct Bf12Lookup {
+    template <int R, int T>
+    static void rows(const Rows& rows, const void* const* packed, float* out) {
+        const __m512i first = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                                 _mm512_set1_epi32(0x01010000));
+        __m512i spread[4];
+        UNROLL for (int k = 0; k < 4; ++k) spread[k] = _mm512_add_epi32(first, _mm512_set1_epi32(0x10100000 * k));
+        const __m512i exponents = _mm512_setr_epi32(113, 114, 115, 116, 117, 118, 119, 120, 121, 122, 123, 124, 125, 126,
+                                                    127, 0);
+        const __m512i table = _mm512_slli_epi32(exponents, 23), kept = _mm512_set1_epi32((int)0x807f0000);
+        vf sums[R][T] = {};
+        for (int g = 0; g < rows.cols / kBf12Group; ++g)
+            UNROLL for (int r = 0; r < R; ++r) {
+                const uint8_t* p = rows.data + r * rows.row_bytes + (size_t)g * kBf12Bytes;
+                prefetch_weights(p, rows.row_bytes, R);
+                prefetch_weights(p + 64, rows.row_bytes, R);
+                const __m512i bytes = _mm512_loadu_si512(p);
+                const __m512i codes = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(p + kBf12Group)));
+                UNROLL for (int k = 0; k < 4; ++k) {
+                    const __m512i exponent = _mm512_permutexvar_epi32(_mm512_srli_epi32(codes, 4 * k), table);
+                    const __m512i value = _mm512_permutexvar_epi8(spread[k], bytes);
+                    const vf weight = (vf)_mm512_ternarylogic_epi32(value, kept, exponent, 0xea);  // value & kept | exponent
+                    UNROLL for (int t = 0; t < T; ++t)
+                        sums[r][t] += weight * load((const float*)packed[t] + (size_t)g * kBf12Group + 16 * k);
+                }
+            }
+        finish_bf12<R, T>(rows, packed, sums, out);
+    }
+};
+
 // R rows for T tokens of a format in groups of blocks; of a last group that is not whole only what is there is read.
 template <class Groups>
 struct BlockFormat {
@@ -110,6 +141,7 @@ void multiply(const Rows& rows, int first, int last, const void* const* packed, 
             break;
         case OSSIA_Q8: multiply_rows<BlockFormat<Q8Format>>(rows, first, last, packed, num_tokens, out, ld); break;
         case OSSIA_BF16: multiply_rows<DenseFormat<Bfloat16>>(rows, first, last, packed, num_tokens, out, ld); break;
+        case OSSIA_BF12: multiply_rows<Bf12Lookup>(rows, first, last, packed, num_tokens, out, ld); break;
         default: multiply_rows<DenseFormat<Float32>>(rows, first, last, packed, num_tokens, out, ld);
     }
 }

@@ -4,6 +4,7 @@
 // rows are widened once into `stage`, then used for all tiles. MXFP4 comes as the even columns of a block and then the
 // odd ones; tiles for it are packed likewise.
 #pragma once
+#include "bf12.h"
 #include "dense_rows.h"
 
 namespace ossia {
@@ -99,6 +100,7 @@ void f32_multiply_tiles(const Rows& rows, int first, int num_rows, const void* t
             case OSSIA_MXFP4: widen_mxfp4(data, scales, cols / kBlock, out); break;
             case OSSIA_Q8: widen_q8(data, scales, cols / kBlock, out); break;
             case OSSIA_BF16: widen((const uint16_t*)data, cols, out); break;
+            case OSSIA_BF12: widen_bf12(rows, first + r, out); break;
             default: memcpy(out, data, rows.row_bytes);
         }
     }

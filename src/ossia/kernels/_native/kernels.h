@@ -17,6 +17,22 @@ constexpr int kFineTokens = 64; // up to so many, those for many keep 16 bits of
 constexpr int kBlock = 32;      // values that share a scale, in MXFP4 and Q8
 constexpr int kKeyBlock = 64;   // keys that attention takes at a time, from positions that are multiples of it
 
+// Of OSSIA_BF12, see bf12.h.
+constexpr int kBf12Group = 64;     // weights
+constexpr size_t kBf12Bytes = 96;  // of a group
+constexpr int kBf12Zero = 15;      // the code that stands for zero; smaller ones are exponents
+
+struct Bf12Row {
+    int32_t exponent;    // of code 14, biased
+    int32_t num_others;  // weights of the row that are not in its groups
+    int64_t offset;      // bytes from here to them
+};
+
+struct Bf12Other {
+    int32_t column;
+    float value;
+};
+
 // Where the rows of one matrix (of one expert) lie.
 struct Rows {
     const uint8_t* data;
@@ -32,6 +48,7 @@ inline size_t row_bytes_of(int kind, int cols) {
         case OSSIA_F32: return 4 * (size_t)cols;
         case OSSIA_BF16: return 2 * (size_t)cols;
         case OSSIA_MXFP4: return (size_t)cols / 2;
+        case OSSIA_BF12: return (size_t)cols / kBf12Group * kBf12Bytes;
         default: return (size_t)cols;
     }
 }
@@ -40,6 +57,7 @@ inline size_t scale_bytes_of(int kind, int cols) {
     switch (kind) {
         case OSSIA_MXFP4: return (size_t)cols / kBlock;
         case OSSIA_Q8: return 2 * ((size_t)cols / kBlock);
+        case OSSIA_BF12: return sizeof(Bf12Row);
         default: return 0;
     }
 }

@@ -15,7 +15,7 @@ constexpr int kTileColumns = 32;  // columns of a tile of weights
 constexpr int kStepsAtOnce = 6;   // tiles of columns staged at a time: 12 KiB for 32 rows
 constexpr size_t kTileBytes = 16 * 64;
 
-inline bool is_tiled(int kind) { return kind != OSSIA_F32; }
+inline bool is_tiled(int kind) { return kind != OSSIA_F32 && kind != OSSIA_BF12; }
 
 size_t amx_tile_bytes(int kind, int cols, bool is_fine) {
     if (!is_tiled(kind)) return f32_tile_bytes(kind, cols, is_fine);

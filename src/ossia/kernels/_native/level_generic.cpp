@@ -62,6 +62,7 @@ void multiply(const Rows& rows, int first, int last, const void* const* packed, 
         case OSSIA_MXFP4: multiply_rows<Mxfp4Format>(rows, first, last, packed, num_tokens, out, ld); break;
         case OSSIA_Q8: multiply_rows<Q8Format>(rows, first, last, packed, num_tokens, out, ld); break;
         case OSSIA_BF16: multiply_rows<DenseFormat<Bfloat16>>(rows, first, last, packed, num_tokens, out, ld); break;
+        case OSSIA_BF12: multiply_rows<Bf12Format>(rows, first, last, packed, num_tokens, out, ld); break;
         default: multiply_rows<DenseFormat<Float32>>(rows, first, last, packed, num_tokens, out, ld);
     }
 }

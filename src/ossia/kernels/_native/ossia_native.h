@@ -17,6 +17,7 @@ enum OssiaKind {
     OSSIA_MXFP4 = 2,  // data uint8 [rows, cols / 2], scales uint8 [rows, cols / 32]: the layout of the checkpoints
     OSSIA_Q8 = 3,     // data int8 [rows, cols], scales bf16 [rows, cols / 32]
     OSSIA_FP8 = 4,    // float8_e4m3fn; only of a cache
+    OSSIA_BF12 = 5,   // bfloat16 in 12 bits without loss: data uint8 [rows, cols * 3 / 2], scales one record a row; bf12.h
 };
 
 // A matrix [rows, cols], or as many of them as there are experts, one behind the other. bias is float32 [rows] (for
@@ -120,6 +121,10 @@ OSSIA_API int32_t ossia_attention(const OssiaModel* model, const OssiaStep* step
 // BF16 or F32 [rows, cols] -> Q8: data int8 [rows, cols], scales bf16 [rows, cols / 32].
 OSSIA_API int32_t ossia_quantize_q8(const void* source, int32_t kind, int64_t rows, int32_t cols, int8_t* data,
                                     uint16_t* scales);
+// BF16 [rows, cols], cols a multiple of 64 -> BF12 in two steps. The first fills in 16 bytes a row of `records` and returns
+// how many weights are not in the common form, or -1; then records needs 8 bytes more for each, behind all rows.
+OSSIA_API int64_t ossia_bf12_count(const uint16_t* source, int64_t rows, int32_t cols, uint8_t* records);
+OSSIA_API int32_t ossia_bf12_pack(const uint16_t* source, int64_t rows, int32_t cols, uint8_t* records, uint8_t* data);
 // Bytes a second at which all threads together read num_bytes of memory, the best of `rounds`.
 OSSIA_API double ossia_read_bandwidth(const void* memory, int64_t num_bytes, int32_t rounds);
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include "activations.h"
 #include "attention.h"
+#include "bf12.h"
 #include "dense_rows.h"
 #include "f32_tiles.h"
 #include "vectors.h"
