@@ -139,9 +139,8 @@ def distinct_experts(layers: GpuLayers, inputs: StepInputs) -> float:
 
     def counted(*args: Any) -> None:
         inner(*args)
-        seen.append(
-            int(layers._workspaces[N].routing.pair_expert[: N * layers.config.num_experts_per_tok].unique().numel())
-        )
+        chosen = layers._workspaces[N].experts.routing.pair_expert[: N * layers.config.num_experts_per_tok]
+        seen.append(int(chosen.unique().numel()))
 
     layers._decode_layer = counted  # type: ignore[method-assign]
     layers.decode(inputs)

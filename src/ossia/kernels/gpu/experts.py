@@ -14,9 +14,10 @@ from ossia.kernels.gpu.routing import RoutedStruct, RoutingBuffers
 
 TILE_ROWS, TILE_COLUMNS, TILE_BYTES = 16, 64, 544
 MANY_TOKENS = 128
-"""Tile size of `gate_up_many` and `down_many`."""
-_MANY_GROUPS = 4
-_MANY_SHARED = 6 * 128 * 128
+"""Tile size of `gate_up_many` and `down_many`: the most tokens of an expert that they take together."""
+_MANY_SHARED = 4 * 128 * 128 + 128 * 4
+_WIDE_FROM = 96
+"""Tokens an expert on average, from which on blocks of 256 rows are faster than two of 128."""
 _MAX_SCALE = 160
 _RING_BYTES = {8: 12 * 6 * 3 * 640, 16: 12 * 5 * 3 * 640, 32: 8 * 8 * 640}
 _THREADS = {8: 384, 16: 384, 32: 256}
@@ -140,31 +141,25 @@ def gate_up_many(
         out: bfloat16 [P, F], written in sorted order.
     """
     M = bias.shape[1]
-    driver.load_kernel("experts_many", "gate_up_many", x.device).launch(
-        _many_grid(M, routing),
-        threads=128 * _MANY_GROUPS,
-        shared=_MANY_SHARED,
-        args=(x, packed, bias, *_many_routing(routing), out, x.shape[1], M, routing.num_active, alpha, limit),
-    )
+    kernel, launch = _prepare_many("gate_up_many", M, routing, x.device)
+    args = (x, packed, bias, *_many_routing(routing), out, x.shape[1], M, routing.num_active, alpha, limit)
+    kernel.launch(args=args, **launch)
 
 
 def down_many(hidden: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingBuffers, out: Tensor) -> None:
     """As `down_few`, for many tokens an expert: hidden bfloat16 [P, F], plain; out bfloat16 [1, P, D]."""
     M = bias.shape[1]
-    driver.load_kernel("experts_many", "down_many", hidden.device).launch(
-        _many_grid(M, routing),
-        threads=128 * _MANY_GROUPS,
-        shared=_MANY_SHARED,
-        args=(
-            *(hidden, packed, bias, *_many_routing(routing), routing.pair_weight, out),
-            *(hidden.shape[1], M, routing.num_active),
-        ),
-    )
+    kernel, launch = _prepare_many("down_many", M, routing, hidden.device)
+    args = (hidden, packed, bias, *_many_routing(routing), routing.pair_weight, out)
+    kernel.launch(args=(*args, hidden.shape[1], M, routing.num_active), **launch)
 
 
-def _many_grid(num_rows: int, routing: RoutingBuffers) -> Grid:
+def _prepare_many(name: str, num_rows: int, routing: RoutingBuffers, device: torch.device):
+    groups = 4 if routing.num_pairs > _WIDE_FROM * routing.num_experts else 2
     most_tiles = min(routing.num_pairs, routing.num_experts + routing.num_pairs // MANY_TOKENS)
-    return Grid(-(-num_rows // (64 * _MANY_GROUPS)), most_tiles)
+    kernel = driver.load_kernel("experts_many", f"{name}_{groups}", device)
+    grid = Grid(-(-num_rows // (64 * groups)), most_tiles)
+    return kernel, {"grid": grid, "threads": 128 * groups, "shared": _MANY_SHARED}
 
 
 def _many_routing(routing: RoutingBuffers) -> tuple[Tensor, ...]:

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ossia.kernels.gpu.attention import DecodeScratch, check_heads, decode_attention
-from ossia.kernels.gpu.experts import MANY_TOKENS, down_few, down_many, gate_up_few, gate_up_many, padded_columns
+from ossia.kernels.gpu.expert_layer import ExpertBuffers, run_experts
 from ossia.kernels.gpu.linear import MAX_TOKENS, linear_float, linear_qkv, linear_residual
 from ossia.kernels.gpu.prefill import QueryBlocks, plan_queries, prefill_attention
-from ossia.kernels.gpu.residual import ExpertOutputs, residual_norm, rope_and_store
-from ossia.kernels.gpu.routing import RoutingBuffers, choose_tile_size, norm_and_route, route_many
+from ossia.kernels.gpu.residual import residual_norm, rope_and_store
+from ossia.kernels.gpu.routing import RoutingBuffers
 from ossia.kernels.gpu.step import DecodeStep
 from ossia.kernels.gpu.weights import GpuLayer, take_layer, update_layer
 
@@ -65,35 +65,18 @@ class Record(Protocol):
     def __call__(self, layer: int, chosen: Tensor, *, slot_mapping: Tensor) -> None: ...
 
 
-MANY_FROM = 512
-"""Tokens from which on the experts' kernels for many are faster."""
-
-
 class _Workspace:
     """The buffers of one batch size; a graph holds their addresses."""
 
     def __init__(self, layers: GpuLayers, num_tokens: int) -> None:
-        def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=layers.device)
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=torch.bfloat16, device=layers.device)
 
         config, N = layers.config, num_tokens
-        D, F = config.hidden_size, config.intermediate_size
-        H, K, C = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        E, A = config.num_local_experts, config.num_experts_per_tok
+        D, H, K, C = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.stream, self.total, self.normed = empty(N, D), empty(N, D), empty(N, D)
         self.q, self.attended = empty(N, H, C), empty(N, H, C)
-        self.routing = RoutingBuffers(
-            num_tokens=N,
-            num_experts=E,
-            num_active=A,
-            tile_size=choose_tile_size(N, num_experts=E, num_active=A),
-            device=layers.device,
-        )
-        self.placed = empty(N, padded_columns(D))
-        self.hidden = empty(N * A, padded_columns(F)).zero_()
-        self.parts = empty(
-            2 if N == 1 else 1, N * A, D, dtype=torch.float32
-        )  # alone, more parts keep all warps at work
+        self.experts = ExpertBuffers(config, num_tokens=N, device=layers.device)
         self.scratch = DecodeScratch(num_sequences=N, num_kv_heads=K, head_dim=C, device=layers.device)
 
 
@@ -220,11 +203,11 @@ class GpuLayers:
         )
         group = self.config.num_attention_heads // self.config.num_key_value_heads
         blocks = plan_queries(inputs.cu_seqlens_q, num_tokens=T, group=group)
-        run_experts = self._many_experts if T >= MANY_FROM else self._few_experts
+        buffers = ExpertBuffers(self.config, num_tokens=T, device=self.device)
         for index, layer in enumerate(self.layers):
             norm = self.layers[index + 1].attn_norm if index + 1 < len(self.layers) else self.final_norm
             update = self._attend(layer, index, inputs, normed, blocks)
-            experts = run_experts(layer, stream, update, total)
+            experts = run_experts(layer, config=self.config, buffers=buffers, stream=stream, update=update, total=total)
             self._note(index, experts.routing, inputs)
             residual_norm(total, num_tokens=T, norm=norm, eps=eps, experts=experts, stream=stream, normed=normed)
         return normed
@@ -260,90 +243,20 @@ class GpuLayers:
         )
         return functional.linear(out.flatten(1), layer.out, layer.out_bias)
 
-    def _many_experts(self, layer: GpuLayer, stream: Tensor, update: Tensor, total: Tensor) -> ExpertOutputs:
-        """total = stream + update; the experts of its norm."""
-        T, D = stream.shape
-        routing = self._routing(T, tile_size=MANY_TOKENS)
-        normed = torch.empty_like(stream)
-        residual_norm(
-            stream,
-            num_tokens=T,
-            norm=layer.mlp_norm,
-            eps=self.config.rms_norm_eps,
-            update=update,
-            stream=total,
-            normed=normed,
-        )
-        route_many(normed, weight=layer.router, bias=layer.router_bias, out=routing)
-        num_pairs, F = routing.num_pairs, self.config.intermediate_size
-        hidden = torch.empty(num_pairs, F, dtype=torch.bfloat16, device=self.device)
-        gate_up_many(
-            normed,
-            packed=layer.gate_up,
-            bias=layer.gate_up_bias,
-            routing=routing,
-            alpha=self.config.swiglu_alpha,
-            limit=self.config.swiglu_limit,
-            out=hidden,
-        )
-        parts = torch.empty(1, num_pairs, D, dtype=torch.bfloat16, device=self.device)
-        down_many(hidden, packed=layer.down, bias=layer.down_bias, routing=routing, out=parts)
-        return ExpertOutputs(parts, routing)
-
-    def _few_experts(self, layer: GpuLayer, stream: Tensor, update: Tensor, total: Tensor) -> ExpertOutputs:
-        """The same for fewer tokens."""
-        config, (T, D) = self.config, stream.shape
-        size = choose_tile_size(T, num_experts=config.num_local_experts, num_active=config.num_experts_per_tok)
-        routing = self._routing(T, tile_size=size)
-        placed = torch.empty(T, padded_columns(D), dtype=torch.bfloat16, device=self.device)
-        norm_and_route(
-            stream,
-            norm=layer.mlp_norm,
-            eps=config.rms_norm_eps,
-            weight=layer.router,
-            bias=layer.router_bias,
-            out=routing,
-            normed=placed,
-            update=update,
-            total=total,
-        )
-        width = padded_columns(config.intermediate_size)
-        hidden = torch.zeros(routing.num_pairs, width, dtype=torch.bfloat16, device=self.device)
-        gate_up_few(
-            placed,
-            packed=layer.gate_up,
-            bias=layer.gate_up_bias,
-            routing=routing,
-            alpha=config.swiglu_alpha,
-            limit=config.swiglu_limit,
-            out=hidden,
-        )
-        parts = torch.empty(1, routing.num_pairs, D, dtype=torch.float32, device=self.device)
-        down_few(hidden, packed=layer.down, bias=layer.down_bias, routing=routing, out=parts)
-        return ExpertOutputs(parts, routing)
-
     def _note(self, index: int, routing: RoutingBuffers, inputs: StepInputs) -> None:
         """Hand a layer's choices to whoever records them."""
         if self._record is not None and inputs.full is not None:
             chosen = routing.pair_expert[: routing.num_pairs].view(-1, routing.num_active)
             self._record(index, chosen, slot_mapping=inputs.full.slot_mapping)
 
-    def _routing(self, num_tokens: int, *, tile_size: int) -> RoutingBuffers:
-        return RoutingBuffers(
-            num_tokens=num_tokens,
-            num_experts=self.config.num_local_experts,
-            num_active=self.config.num_experts_per_tok,
-            tile_size=tile_size,
-            device=self.device,
-        )
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden bfloat16 [N, D] -> float32 [N, V]."""
-        if hidden.shape[0] <= MAX_TOKENS and hidden.shape[0] > 0:
+    def logits(self, hidden: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """hidden bfloat16 [N, D] -> float32 [N, V], in `out` if it is given."""
+        if out is None:
             out = torch.empty(hidden.shape[0], self.lm_head.shape[0], dtype=torch.float32, device=self.device)
+        if 0 < hidden.shape[0] <= MAX_TOKENS:
             linear_float(hidden.contiguous(), weight=self.lm_head, out=out)
             return out
-        return torch.mm(hidden, self.lm_head.T, out_dtype=torch.float32)
+        return torch.mm(hidden, self.lm_head.T, out_dtype=torch.float32, out=out)
 
     def _decode_layer(self, layer: GpuLayer, index: int, inputs: StepInputs, work: _Workspace, norm: Tensor) -> None:
         """Stream and normed stream in, both out again, in the workspace; `norm` is the next layer's."""
@@ -384,34 +297,21 @@ class GpuLayers:
             linear_residual(attended, weight=layer.out, bias=layer.out_bias, stream=work.stream)
         else:
             update = functional.linear(attended, layer.out, layer.out_bias)
-        norm_and_route(
-            work.stream,
-            norm=layer.mlp_norm,
-            eps=config.rms_norm_eps,
-            weight=layer.router,
-            bias=layer.router_bias,
-            out=work.routing,
-            normed=work.placed,
+        experts = run_experts(
+            layer,
+            config=config,
+            buffers=work.experts,
+            stream=work.stream,
             update=update,
             total=None if is_few else work.total,
         )
-        gate_up_few(
-            work.placed,
-            packed=layer.gate_up,
-            bias=layer.gate_up_bias,
-            routing=work.routing,
-            alpha=config.swiglu_alpha,
-            limit=config.swiglu_limit,
-            out=work.hidden,
-        )
-        down_few(work.hidden, packed=layer.down, bias=layer.down_bias, routing=work.routing, out=work.parts)
-        self._note(index, work.routing, inputs)
+        self._note(index, experts.routing, inputs)
         residual_norm(
             work.stream if is_few else work.total,
             num_tokens=num_tokens,
             norm=norm,
             eps=config.rms_norm_eps,
-            experts=ExpertOutputs(work.parts, work.routing),
+            experts=experts,
             stream=work.stream,
             normed=work.normed,
         )

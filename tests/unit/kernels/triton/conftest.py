@@ -20,12 +20,13 @@ from ossia.kernels._cuda.driver import Grid, pack_arguments, read_source
 class EmulatedKernel:
     """The same face as `ossia.kernels._cuda.driver.Kernel`."""
 
-    def __init__(self, function: Any) -> None:
-        self._function = function
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self._function, self._take_overruns = getattr(library, f"run_{name}"), library.take_overruns
 
     def launch(self, grid: Grid, *, threads: int, args: Sequence[Any], shared: int = 0, overlap: bool = True) -> None:
         pointers, _kept = pack_arguments(args)
-        self._function((ctypes.c_int * 3)(*grid), threads, shared + 64, pointers)
+        self._function((ctypes.c_int * 3)(*grid), threads, shared, pointers)
+        assert self._take_overruns() == 0, "the kernel left its shared memory"
 
 
 class Emulator:
@@ -40,7 +41,7 @@ class Emulator:
         del device
         if source not in self.libraries:
             self.libraries[source] = self._build(source)
-        return EmulatedKernel(getattr(self.libraries[source], f"run_{name}"))
+        return EmulatedKernel(self.libraries[source], name)
 
     def _build(self, source: str) -> ctypes.CDLL:
         unit, library = self.folder / f"{source}.cpp", self.folder / f"{source}.so"

@@ -29,11 +29,12 @@ struct Dim { int x, y, z; };
 
 namespace emulator {
 struct Warp { int arrived = 0, generation = 0; u32 slots[32][8]; };
-struct Block { Dim index; char* shared; int arrived = 0, generation = 0; };
+struct Block { Dim index; char* shared; int shared_bytes; int arrived = 0, generation = 0; };
 struct Fibre { ucontext_t context; Dim thread; Warp* warp; Block* block; bool is_done = false; std::vector<char> stack; };
 inline Fibre* current;
 inline ucontext_t scheduler;
 inline Dim block_size, grid_size;
+inline int num_overruns;  // accesses past a block's shared memory, left undone
 inline std::function<void()> body;
 
 inline void yield() { swapcontext(&current->context, &scheduler); }
@@ -56,6 +57,7 @@ inline void run_blocks(std::vector<Block>& blocks, int threads, int shared_bytes
   std::vector<Fibre> fibres(blocks.size() * threads);
   std::vector<Warp> warps(blocks.size() * ((threads + 31) / 32));
   for (Block& block : blocks) {
+    block.shared_bytes = shared_bytes;
     block.shared = (char*)aligned_alloc(1024, (shared_bytes + 2047) / 1024 * 1024);
     memset(block.shared, 0xff, shared_bytes);  // NaN until written
   }
@@ -105,6 +107,8 @@ void launch(void (*kernel)(Args...), const int* grid, int threads, int shared_by
   }
 }
 }  // namespace emulator
+
+extern "C" int take_overruns() { return std::exchange(emulator::num_overruns, 0); }
 
 #define KERNEL extern "C"
 #define DEVICE static inline
@@ -206,20 +210,39 @@ DEVICE void mma(float* c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   emulator::warp_wait();
 }
 
-// wgmma: a warp's 16 rows of its group's 64; `stage` holds 128 tokens of 64 columns in the 128-byte swizzle.
-DEVICE void multiply_group(float* c, const u32* a, const char* stage, int k) {
+// An address in shared memory is the offset from the block's first byte.
+DEVICE u32 shared_address(const void* p) { return (u32)((const char*)p - emulator::current->block->shared); }
+DEVICE char* shared_place(u32 address, int size) {
+  emulator::Block* const block = emulator::current->block;
+  if ((int)address + size <= block->shared_bytes) return block->shared + address;
+  ++emulator::num_overruns;
+  return nullptr;
+}
+DEVICE void copy_async16_or_zeros(u32 to, const void* from, bool is_there) {
+  char* const place = shared_place(to, 16);
+  if (!place) return;
+  if (is_there) memcpy(place, from, 16);
+  else memset(place, 0, 16);
+}
+DEVICE float divide_fast(float a, float b) { return a / b; }
+
+// wgmma: a warp's 16 rows of its group's 64; `stage` holds N tokens of 64 columns in the 128-byte swizzle.
+template <int N>
+DEVICE void multiply_group(float* c, const u32* a, u32 stage, int k) {
   emulator::Warp* const warp = emulator::current->warp;
+  const char* const tokens = shared_place(stage, N * 128);
+  if (!tokens) return;
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   memcpy(warp->slots[lane], a, 16);
   emulator::warp_wait();
-  for (int i = 0; i < 64; ++i) {
+  for (int i = 0; i < N / 2; ++i) {
     const int row = g + i % 4 / 2 * 8, token = i / 4 * 8 + 2 * t + i % 2;
     float sum = c[i];
     for (int kk = 0; kk < 16; ++kk) {
       const u32 pair = warp->slots[row % 8 * 4 + kk % 8 / 2][row / 8 + 2 * (kk / 8)];
       const int column = 16 * k + kk, piece = column / 8 ^ token % 8;
       u16 b;
-      memcpy(&b, stage + token * 128 + piece * 16 + column % 8 * 2, 2);
+      memcpy(&b, tokens + token * 128 + piece * 16 + column % 8 * 2, 2);
       sum += __uint_as_float(kk % 2 ? pair & 0xffff0000u : pair << 16) * __uint_as_float((u32)b << 16);
     }
     c[i] = sum;

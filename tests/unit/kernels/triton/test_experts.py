@@ -140,11 +140,27 @@ def check_routing(routing: RoutingBuffers, *, x: Tensor, weight: Tensor, bias: T
 
 
 @pytest.mark.parametrize(
-    ("T", "E", "A", "D", "F"), [(5, 3, 2, 64, 32), (150, 2, 1, 96, 64), (40, 2, 2, 32, 160), (300, 3, 2, 224, 64)]
+    ("T", "E", "A", "D", "F", "favour"),
+    [
+        (5, 3, 2, 64, 32, 0.0),
+        (40, 2, 2, 32, 160, 0.0),  # one half chunk of columns
+        (60, 1, 1, 64, 32, 0.0),
+        (90, 2, 1, 96, 64, 90.0),
+        (150, 3, 1, 96, 64, 90.0),
+        (110, 1, 1, 96, 160, 0.0),  # blocks of 256 rows, half filled
+        (70, 2, 2, 160, 32, 0.0),
+        (300, 3, 2, 224, 64, 0.0),
+        (2000, 4, 2, 320, 320, 1.0),
+    ],
 )
-def test_many_tokens_match_float32(device: torch.device, T: int, E: int, A: int, D: int, F: int) -> None:
+def test_many_tokens_match_float32(device: torch.device, T: int, E: int, A: int, D: int, F: int, favour: float) -> None:
     if device.type == "cpu" and T * D > 15000:
         pytest.skip("too slow where it is emulated")
+    many_tokens_match_float32(device, T=T, E=E, A=A, D=D, F=F, favour=favour)
+
+
+def many_tokens_match_float32(device: torch.device, *, T: int, E: int, A: int, D: int, F: int, favour: float) -> None:
+    """`favour`: by how much the first expert's logits are raised."""
     generator = torch.Generator().manual_seed(T * 100 + D)
     x = torch.randn(T, D, generator=generator).bfloat16()
     gate_up, down = random_packed(E, 2 * F, D, seed=3), random_packed(E, D, F, seed=4)
@@ -153,6 +169,7 @@ def test_many_tokens_match_float32(device: torch.device, T: int, E: int, A: int,
     on = x.to(device)
     routing = RoutingBuffers(num_tokens=T, num_experts=E, num_active=A, tile_size=MANY_TOKENS, device=device)
     weight, bias = torch.randn(E, D, generator=generator).to(on), torch.randn(E, generator=generator).to(on)
+    bias[0] += favour
     for _ in range(2):  # the counter must be back at zero
         route_many(on, weight=weight, bias=bias, out=routing)
     check_routing(routing, x=x, weight=weight.cpu(), bias=bias.cpu())

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from ossia.core.errors import InvalidInputError
+from ossia.kernels.gpu import expert_layer
+from ossia.kernels.gpu import layers as gpu_layers
 from ossia.kernels.gpu.layers import GpuLayers, PagedGroup, StepInputs
+from ossia.kernels.paged_attention import paged_attention_torch
 from ossia.model.attention import PackedAttention
 from ossia.model.config import ModelConfig, RopeConfig
 from ossia.model.transformer import Transformer
@@ -123,13 +126,17 @@ BOUND = 2e-2
 
 @pytest.mark.parametrize(("num_seqs", "num_padding"), [(1, 0), (3, 2), (7, 4)])
 def test_decoding_matches_float32(device: torch.device, num_seqs: int, num_padding: int) -> None:
+    steps = 23 if device.type == "cuda" or num_seqs == 1 else 3
+    decoding_matches_float32(device, num_seqs=num_seqs, num_padding=num_padding, steps=steps)
+
+
+def decoding_matches_float32(device: torch.device, *, num_seqs: int, num_padding: int, steps: int) -> None:
     config = small_config()
     model = random_model(config, seed=1)
     tokens = random_tokens([23] * num_seqs, config.vocab_size)
     expected = expected_hidden(float_twin(model), tokens)
     pages = Pages(config, num_seqs=num_seqs, length=40, device=device)
     layers = GpuLayers(model, kv_layers=pages.layers, device=device)
-    steps = 23 if device.type == "cuda" or num_seqs == 1 else 3
     for step in range(steps):
         inputs = pages.step([ids[step : step + 1] for ids in tokens], [step] * num_seqs, num_padding=num_padding)
         hidden = layers.decode(inputs)
@@ -140,12 +147,40 @@ def test_decoding_matches_float32(device: torch.device, num_seqs: int, num_paddi
     torch.testing.assert_close(logits, wide, rtol=1e-3, atol=1e-3)
 
 
+def test_decoding_by_the_kernels_for_many_matches_float32(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expert_layer, "MANY_FROM", 1)
+    decoding_matches_float32(device, num_seqs=6, num_padding=4, steps=2)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("lengths", [[23], [9, 200, 31], [300, 290]])
 def test_prompts_in_chunks_match_float32(lengths: list[int]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
-    device, config = torch.device("cuda:0"), small_config()
+    prompts_match_float32(torch.device("cuda:0"), lengths)
+
+
+@pytest.mark.parametrize("many_from", [1, 1000])
+def test_prompts_around_the_attention_match_float32(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, many_from: int
+) -> None:
+    """All but the Triton kernel of attention, for which the reference stands in."""
+
+    def attend(q: Tensor, *, keys: Tensor, values: Tensor, blocks: object, out: Tensor, **options: Tensor) -> None:
+        del blocks
+        H, C = out.shape[1:]
+        plain = q[:, : H * C].reshape(-1, H, C).float()
+        out.copy_(paged_attention_torch(plain, keys.float(), values.float(), **options))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gpu_layers, "prefill_attention", attend)
+    monkeypatch.setattr(expert_layer, "MANY_FROM", many_from)
+    prompts_match_float32(device, [9, 31, 22])
+
+
+def prompts_match_float32(device: torch.device, lengths: list[int]) -> None:
+    config = small_config()
     model = random_model(config, seed=3)
     tokens = random_tokens(lengths, config.vocab_size)
     expected = expected_hidden(float_twin(model), tokens)

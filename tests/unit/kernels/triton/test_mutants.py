@@ -28,6 +28,15 @@ def run_experts() -> None:
     test_experts.test_experts_match_float32(CPU, 3, 5, 2, 224, 96, 8, 1)
 
 
+def run_many(**sizes: int) -> None:
+    test_experts.many_tokens_match_float32(CPU, **({"T": 5, "E": 3, "A": 2, "D": 64, "F": 32, "favour": 0} | sizes))
+
+
+def run_skewed() -> None:
+    """Tiles of up to 96 and of up to 32 tokens."""
+    run_many(T=90, E=2, A=1, D=96, F=64, favour=90)
+
+
 def pack() -> None:
     test_experts.test_packing_is_the_reference_layout(CPU, 2, 32, 64)
 
@@ -74,6 +83,14 @@ MUTANTS = {
     "softmax": Mutant("attention", "out[0] *= kept_one,", "out[0] *= 1.0f,", lambda: attend(context=300, window=None)),
     "exponent": Mutant("experts", "(scales << 15)", "(scales << 14)", run_experts),
     "columns": Mutant("experts", "row + block * 64", "row", run_experts),
+    "swizzle": Mutant("experts_many", "(piece ^ row % 8)", "piece", run_many),
+    "scales of rows": Mutant("experts_many", "w.scales, 0, 0x4242)", "w.scales, 0, 0x4141)", run_many),
+    "stages": Mutant("experts_many", "to_fill = (STAGES - 2)", "to_fill = (STAGES - 1)", lambda: run_many(D=640)),
+    "ahead": Mutant("experts_many", "a[1], ahead + 1, 1)", "a[1], ahead, 1)", lambda: run_many(D=160)),
+    "weight": Mutant("experts_many", "shares[token]", "shares[0]", run_many),
+    "choice": Mutant("experts_many", "work.count <= 64", "work.count <= 96", run_skewed),
+    "passes": Mutant("experts_many", "target + stage + PASS * i * 128", "target + stage", run_skewed),
+    "groups": Mutant("experts_many", "blockIdx.x * (GROUPS * 4)", "blockIdx.x * 4", lambda: run_many(F=160)),
     "code": Mutant("pack", "place_codes(first[4], 2)", "place_codes(first[4], 1)", pack),
     "scale": Mutant("pack", "block = 2 * chunk + i % 2;", "block = 2 * chunk;", pack),
     "rope": Mutant("linear", "*second = *first + C / 2;", "*second = *first + 8;", project),
