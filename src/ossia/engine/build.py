@@ -119,6 +119,7 @@ def build_engine(loaded: LoadedModel, *, config: EngineConfig | None = None, has
             model,
             cache=cache,
             cpu_quant=config.cpu_quant,
+            max_num_tokens=config.max_num_batched_tokens,
             max_num_seqs=config.max_num_seqs,
             context_length=limits.context_length,
             routing=routing,
@@ -137,6 +138,7 @@ def make_runner(
     model: Transformer,
     *,
     cache: PagedKVCache,
+    max_num_tokens: int,
     max_num_seqs: int,
     context_length: int,
     cpu_quant: str = "none",
@@ -167,9 +169,19 @@ def make_runner(
         from ossia.engine.cuda_runner import CudaRunner
 
         runner = CudaRunner(
-            model, cache=cache, max_num_seqs=max_num_seqs, context_length=context_length, routing=routing
+            model,
+            cache=cache,
+            max_num_seqs=max_num_seqs,
+            max_num_tokens=max_num_tokens,
+            context_length=context_length,
+            routing=routing,
         )
-        logger.info("captured the decode graphs in %.1f s", runner.warm_up())
+        seconds = runner.warm_up()
+        logger.info(
+            "captured the decode graphs in %.1f s, made prompts and sampling ready in %.1f s",
+            seconds.graphs,
+            seconds.prompts,
+        )
         return runner
     return TorchRunner(model, cache=cache, routing=routing)
 

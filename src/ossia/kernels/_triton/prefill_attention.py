@@ -30,7 +30,9 @@ def _see(q, m, total, acc, at, key_base, value_base, table, low, end, position, 
     return largest, total * kept + tl.sum(weights, 1), acc
 
 
-@triton.jit
+# What changes from step to step must not decide what is compiled: a service would stop to compile at the first number
+# that is a multiple of 16, or 1.
+@triton.jit(do_not_specialize=["columns", "num_blocks"])
 def prefill_attention_kernel(
     q,
     q_stride,
