@@ -253,7 +253,8 @@ class Engine:
                 continue
             prompt = tuple(wanted._replace(place=len(good)) for wanted in part.prompt)
             good.append(share)
-            parts.append(part._replace(prompt=prompt))
+            # A runner may give the same buffer again.
+            parts.append(part._replace(prompt=prompt, sample_logits=part.sample_logits.clone()))
         if not good:
             self._num_failed_steps += 1
             if len(plan.scheduled) > 1 or self._num_failed_steps >= MAX_FAILED_STEPS:
