@@ -60,6 +60,7 @@ def _row(model: Model) -> Record:
         "vocabulary_by": model.variant.by,
         **measures,
         "loads": [load._asdict() for load in read_loads(model.run)] if model.form == PACKED else [],
+        "steps_left_out": _read_last(model.run / "metrics.jsonl").get("skipped", 0),
         "rl_validation": _read_validation(model.run / "rl" / "metrics.jsonl") if model.form == REINFORCED else [],
         "results": results.to_dict(),
     }
@@ -72,6 +73,10 @@ def title_of(model: Model) -> str:
     if model.variant.measures_dense:
         return f"{model.variant.title}, {'before packing' if model.form == DENSE else 'packed'}"
     return "reference (no RL)" if model.variant.name == REFERENCE else model.variant.title
+
+
+def _read_last(path: Path) -> Record:
+    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
 
 
 def _read_validation(path: Path) -> list[Record]:
@@ -166,12 +171,15 @@ def _render_loads(models: Sequence[Record]) -> list[str]:
         return []
     text = (
         "Least and most used expert of each layer, as shares of an even load, over the last reports of the run; in "
-        f"brackets how many are dead, below {DEAD} of an even load."
+        f"brackets how many are dead, below {DEAD} of an even load. Left out: steps whose loss leapt, which the guard "
+        "gave no say."
     )
-    header = ["seed", "model", *(f"layer {number}" for number in range(1, len(trained[0]["loads"]) + 1))]
+    layers = range(1, len(trained[0]["loads"]) + 1)
+    header = ["seed", "model", *(f"layer {number}" for number in layers), "left out"]
     rows = [
         [str(row["seed"]), row["title"].removesuffix(", packed")]
         + [f"{load['least']:.2f} to {load['greatest']:.2f} ({load['num_dead']})" for load in row["loads"]]
+        + [str(row["steps_left_out"])]
         for row in trained
     ]
     return [text, markdown_table(header, rows)]

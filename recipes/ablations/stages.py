@@ -13,7 +13,7 @@ REFERENCE = "reference"
 REINFORCED = "reinforced"
 DENSE = "dense"
 PACKED = "packed"
-TASKS = ("count_letters", "spell", "add", "compare")
+TASKS = ("count_letters", "spell", "compare")
 """What is asked: the tasks of pretrain.toml."""
 
 
