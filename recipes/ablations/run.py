@@ -21,11 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.ablations.page import collect, render
-from recipes.ablations.stages import OSSIA, TASKS, Options, Stage, plan
+from recipes.ablations.stages import OSSIA, TASKS, VARIANTS, Options, Stage, plan
 
 from ossia.core.errors import OssiaError
 from ossia.core.files import write_text
 
+ALL = tuple(variant.name for variant in VARIANTS)
 MEASURE = (sys.executable, "-m", "recipes.ablations.measure")
 
 
@@ -63,6 +64,9 @@ def parse_options(argv: Sequence[str] | None) -> tuple[Options, bool]:
     parser = argparse.ArgumentParser(description="Train and measure the ablations, and write their table.")
     parser.add_argument("--out", type=Path, required=True, help="folder of all runs, and of the table")
     parser.add_argument("--seeds", default="1", metavar="A,B", help="a training of every variant each")
+    parser.add_argument(
+        "--variants", default=",".join(ALL), metavar="A,B", help=f"which to train, of {', '.join(ALL)}; default: all"
+    )
     parser.add_argument("--limit", type=int, default=200, help="held-out problems a task and effort")
     parser.add_argument("--examples", type=int, default=20_000, help="examples counted for the vocabulary")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of pretrain.toml")
@@ -74,9 +78,13 @@ def parse_options(argv: Sequence[str] | None) -> tuple[Options, bool]:
         seeds = tuple(int(seed) for seed in args.seeds.split(","))
     except ValueError:
         parser.error(f"--seeds is {args.seeds!r}; give whole numbers with commas between, as in 1,2")
+    variants = tuple(args.variants.split(","))
+    if unknown := set(variants) - set(ALL):
+        parser.error(f"--variants names {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     options = Options(
         out=args.out,
         seeds=seeds,
+        variants=variants,
         settings=tuple(args.set),
         rl_settings=tuple(args.set_rl),
         examples=args.examples,

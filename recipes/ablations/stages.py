@@ -97,6 +97,7 @@ class Options:
     Attributes:
         out: the folder of all runs.
         seeds: one training of every variant a seed.
+        variants: names of those that are trained; the table has all that there are.
         settings: for every pre-training, before a variant's own.
         rl_settings: for reinforcement learning.
         examples: of the mix that are counted for the vocabulary.
@@ -106,6 +107,7 @@ class Options:
 
     out: Path
     seeds: tuple[int, ...] = (1,)
+    variants: tuple[str, ...] = tuple(variant.name for variant in VARIANTS)
     settings: tuple[str, ...] = ()
     rl_settings: tuple[str, ...] = ()
     examples: int = 20_000
@@ -133,6 +135,7 @@ def list_models(options: Options, *, seed: int) -> list[Model]:
 
 def plan(options: Options) -> list[Stage]:
     """All stages in the order in which they are run: seed by seed, and a variant's measures after its training."""
+    chosen = [variant for variant in VARIANTS if variant.name in options.variants]
     stages = [
         Stage(
             title=f"vocabulary by {by}",
@@ -144,10 +147,10 @@ def plan(options: Options) -> list[Stage]:
             leaves=options.out / "vocabulary" / by / "tokenizer" / "tokenizer.json",
             run=options.out / "vocabulary" / by,
         )
-        for by in dict.fromkeys(variant.by for variant in VARIANTS)
+        for by in dict.fromkeys(variant.by for variant in chosen)
     ]
     for seed in options.seeds:
-        for variant in VARIANTS:
+        for variant in chosen:
             stages += _stages_of(options, variant, seed)
     return stages
 

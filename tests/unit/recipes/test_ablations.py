@@ -83,6 +83,16 @@ def test_a_model_is_made_before_it_is_measured(tmp_path: Path) -> None:
             assert made[stage.tokenizer / "tokenizer.json"] < made[stage.leaves]
 
 
+def test_only_some_variants_are_trained(tmp_path: Path) -> None:
+    stages = plan(Options(out=tmp_path, variants=("first-n",)))
+    assert [stage.title for stage in stages] == [
+        "vocabulary by rank",
+        "seed 1, first-N vocabulary: pre-training",
+        "seed 1, first-N vocabulary, packed: accuracy",
+        "seed 1, first-N vocabulary, packed: text",
+    ]
+
+
 def test_a_stage_that_is_done_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr(ablations.subprocess, "run", lambda command, check: commands.append(command))
@@ -110,8 +120,10 @@ def test_a_stage_that_fails_ends_the_run(
     monkeypatch.setattr(ablations, "OSSIA", ("false",))
     assert ablations.main(["--out", str(tmp_path)]) == 1
     assert "run the same line again" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        ablations.main(["--out", str(tmp_path), "--seeds", "one"])
+    for option, value in (("--seeds", "one"), ("--variants", "reference,no-data")):
+        with pytest.raises(SystemExit):
+            ablations.main(["--out", str(tmp_path), option, value])
+        assert value.split(",")[-1] in capsys.readouterr().err
 
 
 def write_model(model: Model, *, correct: int) -> None:
