@@ -147,7 +147,7 @@ def gate_bounds(config: GateConfig, *, is_float32: bool) -> GateConfig:
     """The bounds that hold, by the precision in which trainer and engine run.
 
     float32: 1e-4 and 1e-2, where nano's differ by 2e-7 on average and 3e-5 at most. bfloat16, which keeps 8 bits: 0.02
-    and 1.0, which nobody has measured yet.
+    and 1.0; on a GPU, where the engine's kernels are others than the trainer's, one step of nano had 8e-4 and 0.02.
     """
     mean, single = (1e-4, 1e-2) if is_float32 else (0.02, 1.0)
     return GateConfig(
