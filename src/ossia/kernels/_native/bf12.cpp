@@ -28,11 +28,14 @@ int largest_exponent(const uint16_t* row, int cols) {
     return largest;
 }
 
-// 0 to 14 for the fifteen largest exponents, 15 for zero, -1 for any other number.
-inline int code_of(uint16_t weight, int largest) {
-    const int exponent = exponent_of(weight), code = exponent - largest + kBf12Zero - 1;
-    if (code >= 0 && exponent > 0 && exponent < 255) return code;
-    return (weight & 0x7fff) == 0 ? kBf12Zero : -1;
+// Whether a weight has one of the fifteen largest exponents; branchless, for whole vectors.
+inline bool is_common(uint16_t weight, int largest) {
+    const int exponent = exponent_of(weight);
+    return (exponent > largest - kBf12Zero) & (exponent > 0) & (exponent < 255);
+}
+
+inline bool is_other(uint16_t weight, int largest) {
+    return !is_common(weight, largest) & ((weight & 0x7fff) != 0);
 }
 
 Bf12Row load_row(const PackCall& call, int64_t r) {
@@ -52,35 +55,41 @@ void count_thread(Team& team, int, void* argument) {
             const uint16_t* source = call.source + r * call.cols;
             const int largest = largest_exponent(source, call.cols);
             int others = 0;
-            for (int c = 0; c < call.cols; ++c) {
-                const int exponent = exponent_of(source[c]);
-                const bool is_in = exponent > largest - kBf12Zero && exponent > 0 && exponent < 255;
-                others += !is_in & ((source[c] & 0x7fff) != 0);
-            }
+            for (int c = 0; c < call.cols; ++c) others += is_other(source[c], largest);
             store_row(call, r, {largest, others, 0});
         }
     });
 }
 
+// Loops of fixed lengths without branches: the compiler makes vectors of them.
 void pack_group(const uint16_t* source, int column, int largest, uint8_t* out, Bf12Other*& others) {
-    uint16_t words[16] = {};
+    uint16_t weights[kBf12Group], codes[kBf12Group], words[16];
+    for (int half = 0; half < kBf12Group; half += 32)
+        for (int i = 0; i < 16; ++i) {
+            weights[half + i] = source[half + 2 * i];
+            weights[half + 16 + i] = source[half + 2 * i + 1];
+        }
+    int num_others = 0;
+    const int16_t first = (int16_t)(largest - kBf12Zero + 1);
     for (int i = 0; i < kBf12Group; ++i) {
-        const int place = i / 32 * 32 + i % 2 * 16 + i % 32 / 2;
-        const uint16_t weight = source[i];
-        int code = code_of(weight, largest);
-        uint8_t byte = (uint8_t)((weight >> 8 & 0x80) | (weight & 0x7f));
-        if (code < 0) {
-            const uint32_t bits = (uint32_t)weight << 16;
+        const uint16_t weight = weights[i];
+        const int16_t exponent = (int16_t)(weight >> 7 & 255);
+        const uint16_t is_in = (uint16_t) - (uint16_t)((exponent >= first) & (exponent > 0) & (exponent < 255));
+        codes[i] = (uint16_t)((is_in & (uint16_t)(exponent - first)) | (~is_in & kBf12Zero));
+        const uint16_t is_zero = (uint16_t) - (uint16_t)((weight & 0x7fff) == 0);
+        out[i] = (uint8_t)(((weight >> 8 & 0x80) | (weight & 0x7f)) & (is_in | is_zero));
+        num_others += (uint16_t)(~(is_in | is_zero)) & 1;
+    }
+    for (int i = 0; i < 16; ++i)
+        words[i] = (uint16_t)(codes[i] | codes[16 + i] << 4 | codes[32 + i] << 8 | codes[48 + i] << 12);
+    std::memcpy(out + kBf12Group, words, sizeof words);
+    for (int i = 0; num_others > 0 && i < kBf12Group; ++i)
+        if (is_other(source[i], largest)) {
+            const uint32_t bits = (uint32_t)source[i] << 16;
             others->column = column + i;
             std::memcpy(&others->value, &bits, 4);
             ++others;
-            code = kBf12Zero;
-            byte = 0;
         }
-        out[place] = byte;
-        words[place % 16] = (uint16_t)(words[place % 16] | code << (place / 16 * 4));
-    }
-    std::memcpy(out + kBf12Group, words, sizeof words);
 }
 
 void pack_thread(Team& team, int, void* argument) {

@@ -168,23 +168,34 @@ uint16_t scale_for(float largest) {
     return (uint16_t)((bits >> 16) + ((bits & 0xffff) != 0));
 }
 
+// Without branches in its loops, of which the compiler makes vectors.
 void quantize_row(const float* x, int cols, int8_t* data, uint16_t* scales) {
-    for (int b = 0; b < cols / kBlock; ++b) {
-        float largest = 0;
-        for (int i = 0; i < kBlock; ++i) {
-            const float size = std::fabs(x[kBlock * b + i]);
-            largest = size > largest || size != size ? size : largest;
+    for (int b = 0; b < cols / kBlock; ++b, x += kBlock, data += kBlock) {
+        int32_t bits[kBlock], largest_bits = 0;
+        std::memcpy(bits, x, sizeof bits);
+        for (int i = 0; i < kBlock; ++i) {  // sizes are ordered as their bits are, what is no number above all
+            const int32_t size = bits[i] & 0x7fffffff;
+            largest_bits = size > largest_bits ? size : largest_bits;
         }
+        float largest;
+        std::memcpy(&largest, &largest_bits, 4);
         scales[b] = scale_for(largest);
-        const uint32_t bits = (uint32_t)scales[b] << 16;
+        const uint32_t scale_bits = (uint32_t)scales[b] << 16;
         float scale;
-        std::memcpy(&scale, &bits, 4);
-        const float inverse = scale > 0 && scale < INFINITY ? 1.0f / scale : 0.0f;
-        for (int i = 0; i < kBlock; ++i)
-            data[kBlock * b + i] = inverse > 0 ? (int8_t)std::lrintf(x[kBlock * b + i] * inverse) : 0;
-        if (!(largest < INFINITY)) {  // a broken weight stays seen: its scale is no number
+        std::memcpy(&scale, &scale_bits, 4);
+        const bool is_sound = largest < INFINITY;
+        const float inverse = is_sound && scale > 0 ? 1.0f / scale : 0.0f;
+        if (!(inverse > 0) || !(inverse < INFINITY)) {
+            std::memset(data, 0, kBlock);
+        } else {
+            float shifted[kBlock];
+            for (int i = 0; i < kBlock; ++i) shifted[i] = x[i] * inverse + 12582912.0f;  // 1.5 * 2^23: rounds
+            std::memcpy(bits, shifted, sizeof bits);
+            for (int i = 0; i < kBlock; ++i) data[i] = (int8_t)(bits[i] - 0x4b400000);
+        }
+        if (!is_sound) {  // a broken weight stays seen: its scale is no number
             scales[b] = 0x7fc0;
-            data[kBlock * b] = 1;
+            data[0] = 1;
         }
     }
 }
