@@ -2,6 +2,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#define OSSIA_FAR_ROWS
 #define OSSIA_LANES 8
 #define OSSIA_GROUP 2
 #include "portable.h"
@@ -18,45 +19,55 @@ inline __m256i dot4(__m256i weights, __m256i x) {
 inline __m256i load_bytes(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 
 struct Mxfp4Format {
+    const __m256i table =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m256i nibble = _mm256_set1_epi8(15);
+    const __m256i spread = _mm256_set_epi32((int)0x01808080, (int)0x01808080, (int)0x01808080, (int)0x01808080,
+                                            (int)0x00808080, (int)0x00808080, (int)0x00808080, (int)0x00808080);
+
+    // Two blocks; `scales` in the two low bytes.
+    template <int T>
+    void group(__m256i codes, int scales, int g, const void* const* packed, __m256* sums) const {
+        const __m256i even = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble));
+        const __m256i odd = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble));
+        const __m256 scale =
+            _mm256_castsi256_ps(_mm256_srli_epi32(_mm256_shuffle_epi8(_mm256_set1_epi32(scales), spread), 1));
+        UNROLL for (int t = 0; t < T; ++t) {
+            const Mxfp4Group& x = ((const Mxfp4Group*)packed[t])[g];
+            // Sums of four products of at most 24 and 128 fit 16 bits.
+            const __m256i high = _mm256_add_epi16(_mm256_maddubs_epi16(even, load_bytes(x.hi_even)),
+                                                  _mm256_maddubs_epi16(odd, load_bytes(x.hi_odd)));
+            const __m256i low = _mm256_add_epi16(_mm256_maddubs_epi16(even, load_bytes(x.lo_even)),
+                                                 _mm256_maddubs_epi16(odd, load_bytes(x.lo_odd)));
+            const __m256i both = _mm256_add_epi32(_mm256_madd_epi16(high, _mm256_set1_epi16(256)),
+                                                  _mm256_madd_epi16(low, _mm256_set1_epi16(1)));
+            const __m256i whole = _mm256_add_epi32(both, load_bytes(x.correction));
+            sums[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(scale, _mm256_loadu_ps(x.scale)),
+                                      sums[t]);
+        }
+    }
+
     template <int R, int T>
     static void rows(const Rows& rows, const void* const* packed, float* out) {
-        const uint8_t* row = rows.data;
-        const uint8_t* scale_row = rows.scales;
-        const int blocks = rows.cols / kBlock;
-        const __m256i table = _mm256_broadcastsi128_si256(
-            _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-        const __m256i nibble = _mm256_set1_epi8(15);
-        const __m256i spread = _mm256_set_epi32((int)0x01808080, (int)0x01808080, (int)0x01808080, (int)0x01808080,
-                                                (int)0x00808080, (int)0x00808080, (int)0x00808080, (int)0x00808080);
+        const Mxfp4Format format;
+        const int blocks = rows.cols / kBlock, whole = blocks / 2;
         __m256 sums[R][T];
         UNROLL for (int r = 0; r < R; ++r)
             UNROLL for (int t = 0; t < T; ++t) sums[r][t] = _mm256_setzero_ps();
-        for (int g = 0; g * 2 < blocks; ++g) {
-            const bool is_half = g * 2 + 1 == blocks;
+        for (int g = 0; g < whole; ++g)
             UNROLL for (int r = 0; r < R; ++r) {
-                const uint8_t* p = row + r * rows.row_bytes + (size_t)g * 32;
-                uint16_t bytes = 0;
-                memcpy(&bytes, scale_row + r * rows.scale_bytes + (size_t)g * 2, is_half ? 1 : 2);
-                prefetch_weights(p, rows.row_bytes, R);
-                const __m256i codes =
-                    is_half ? _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)p)) : load_bytes(p);
-                const __m256i even = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble));
-                const __m256i odd = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble));
-                const __m256 scale = _mm256_castsi256_ps(
-                    _mm256_srli_epi32(_mm256_shuffle_epi8(_mm256_set1_epi32(bytes), spread), 1));
-                UNROLL for (int t = 0; t < T; ++t) {
-                    const Mxfp4Group& x = ((const Mxfp4Group*)packed[t])[g];
-                    const __m256i high =
-                        _mm256_add_epi32(dot4(even, load_bytes(x.hi_even)), dot4(odd, load_bytes(x.hi_odd)));
-                    const __m256i low =
-                        _mm256_add_epi32(dot4(even, load_bytes(x.lo_even)), dot4(odd, load_bytes(x.lo_odd)));
-                    const __m256i whole = _mm256_add_epi32(_mm256_add_epi32(_mm256_slli_epi32(high, 8), low),
-                                                           load_bytes(x.correction));
-                    sums[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole),
-                                                 _mm256_mul_ps(scale, _mm256_loadu_ps(x.scale)), sums[r][t]);
-                }
+                const uint8_t* p = rows.data + r * rows.row_bytes + (size_t)g * 32;
+                uint16_t scales;
+                memcpy(&scales, rows.scales + r * rows.scale_bytes + (size_t)g * 2, 2);
+                if (g % 2 == 0) prefetch_weights(p, rows.row_bytes, R);
+                format.group<T>(load_bytes(p), scales, g, packed, sums[r]);
             }
-        }
+        if (blocks % 2)
+            UNROLL for (int r = 0; r < R; ++r) {
+                const uint8_t* p = rows.data + r * rows.row_bytes + (size_t)whole * 32;
+                const __m256i codes = _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)p));
+                format.group<T>(codes, rows.scales[r * rows.scale_bytes + (size_t)whole * 2], whole, packed, sums[r]);
+            }
         UNROLL for (int r = 0; r < R; ++r)
             UNROLL for (int t = 0; t < T; ++t) out[t * R + r] = sum_lanes((vf)sums[r][t]);
     }
@@ -76,7 +87,7 @@ struct Q8Format {  // sizes of the weights times activations with the weights' s
                 const uint8_t* p = row + r * rows.row_bytes + (size_t)b * 32;
                 uint16_t half;
                 memcpy(&half, scale_row + r * rows.scale_bytes + (size_t)b * 2, 2);
-                prefetch_weights(p, rows.row_bytes, R);
+                if (b % 2 == 0) prefetch_weights(p, rows.row_bytes, R);
                 const __m256i weights = load_bytes(p), sizes = _mm256_abs_epi8(weights);
                 const __m256 scale = _mm256_set1_ps(widen_bf16(half));
                 UNROLL for (int t = 0; t < T; ++t) {
