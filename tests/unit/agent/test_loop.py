@@ -213,7 +213,10 @@ def test_a_tool_that_cancels_itself_does_not_stop_the_run(make_stage: MakeStage)
 @pytest.mark.parametrize("whose", ["turn", "run"])
 def test_a_call_that_is_cut_off_is_not_made(make_stage: MakeStage, num_tokens: int, whose: str) -> None:
     tool = FakeTool(answer_with("done"))
-    stage = make_stage(call("fake.do", '{"command": "delete everything but nothing else"}'), tools=[tool])
+    stage = make_stage(
+        call("fake.do", '{"command": "delete everything but nothing else, and then do it all over again"}'),
+        tools=[tool],
+    )
     limits = Limits(max_tokens=num_tokens if whose == "run" else None)
     events, end = stage.run(limits=limits, sampling=Sampling(max_tokens=num_tokens))
     assert end.reason is StopReason.MAX_TOKENS
