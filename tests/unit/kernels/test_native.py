@@ -126,6 +126,21 @@ def test_a_token_does_not_depend_on_the_others(level: str, kind: str, way: str) 
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_where_a_matrix_begins_changes_nothing(level: str, kind: str) -> None:
+    """Matrices in files begin anywhere; what lies around them must not be taken in."""
+    use_level(level)
+    x, w = torch.randn(8, 352), torch.randn(27, 352).to(getattr(torch, kind))
+    wanted = native.matmul(x, weight=w)
+    for places in (1, 2, 4, 10, 16, 30):
+        around = torch.full((w.numel() + 64,), torch.nan, dtype=w.dtype)
+        moved = around[places : places + w.numel()].view_as(w)
+        moved.copy_(w)
+        for T in (1, 3, 8):
+            assert torch.equal(native.matmul(x[:T], weight=moved), wanted[:T])
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("way", native.WAYS)
 def test_every_code_and_scale_of_mxfp4(level: str, way: str) -> None:
     """A product with unit vectors gives each weight back, for all 16 codes and all scales but the extreme ones."""

@@ -48,6 +48,7 @@ MUTANTS = {
     "avx2 sign": Mutant("level_avx2.cpp", "8, 6, 4, 0));", "8, 6, 4, 1));", "avx2"),
     "avx512 high": Mutant("avx512.h", "_mm512_set1_epi32(256)", "_mm512_set1_epi32(255)", "avx512"),
     "avx512 tail": Mutant("avx512.h", "1 << left * (Groups::kData", "1 << (left - 1) * (Groups::kData", "avx512"),
+    "avx512 last line": Mutant("avx512.h", "(__mmask16)((1 << shift) - 1)", "(__mmask16)((1 << shift) - 2)", "avx512"),
     "far rows": Mutant("dense_rows.h", "4, kFarRows ? steps : 1,", "4, kFarRows ? steps + 1 : 1,", "avx512"),
     "bf12 zero": Mutant("bf12.h", "(vu)(code != 15u) &", "(vu)(code != 14u) &"),
     "bf12 others": Mutant("bf12.h", "sum += other.value * x", "sum -= other.value * x"),
