@@ -370,7 +370,9 @@ def _draw_name(rng: random.Random, *, held_out: bool) -> str:
     while True:
         noun = load_pool("nouns").draw(rng, held_out=held_out)
         word = values.draw_plain_word(rng, held_out)
-        name = rng.choice((noun, word, f"{noun}_{rng.choice(NAME_ENDS)}", f"{word}_{noun}", f"{word}_{rng.choice(NAME_ENDS)}"))
+        name = rng.choice(
+            (noun, word, f"{noun}_{rng.choice(NAME_ENDS)}", f"{word}_{noun}", f"{word}_{rng.choice(NAME_ENDS)}")
+        )
         if name not in _KNOWN_NAMES and not values.BETWEEN_FIELDS & set(name.split("_")):
             return name
 

@@ -122,10 +122,15 @@ def _declare(
 
 
 def redraw_values(function: Function, rng: random.Random, *, held_out: bool) -> Function:
-    """The same function with other values; enums and the like keep their declared schema."""
+    """The same function with other values; the declared schema stays."""
     fields: list[Field] = []
     for field in function.fields:
-        if "enum" in field.schema or field.schema.get("type") == "boolean":
+        if "enum" in field.schema:
+            value = rng.choice([option for option in field.schema["enum"] if option != field.value])
+            said = field.said[::-1].replace(field.value[::-1], value[::-1], 1)[::-1]
+            fields.append(Field(**{**_as_dict(field), "value": value, "said": said, "shown": value}))
+            continue
+        if field.schema.get("type") == "boolean":
             fields.append(field)
             continue
         while True:

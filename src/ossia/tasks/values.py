@@ -20,15 +20,16 @@ NUMBER_WORDS = (
 
 DOMAINS = ("example.com", "example.org", "example.net")
 PLACE_STARTS = (
-    "Port", "San", "Santa", "Lake", "Mount", "New", "Old", "Fort", "North", "South", "East", "West", "Saint", "Upper", "El",
-    "La",
+    "Port", "San", "Santa", "Lake", "Mount", "New", "Old", "Fort", "North", "South", "East", "West", "Saint", "Upper",
+    "El", "La",
 )  # fmt: skip
 PLACE_ENDS = (
-    "City", "Falls", "Bay", "Hill", "Beach", "Springs", "Valley", "Park", "Bridge", "Harbor", "Island", "Creek", "Grove",
+    "City", "Falls", "Bay", "Hill", "Beach", "Springs", "Valley", "Park", "Bridge", "Harbor", "Island", "Creek",
+    "Grove",
 )  # fmt: skip
 ONSETS = (
-    "b", "br", "c", "ch", "d", "dr", "f", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "qu", "r", "s", "sh", "st",
-    "t", "th", "tr", "v", "w", "y", "z",
+    "b", "br", "c", "ch", "d", "dr", "f", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "qu", "r", "s", "sh",
+    "st", "t", "th", "tr", "v", "w", "y", "z",
 )  # fmt: skip
 VOWELS = ("a", "e", "i", "o", "u", "a", "e", "i", "o", "ai", "ea", "ia", "ou")
 CODAS = ("", "", "n", "r", "s", "l", "ck", "m", "nd", "th")
@@ -37,10 +38,14 @@ MEASURES = (
 )  # fmt: skip
 CAPITALS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 BETWEEN_FIELDS = frozenset(
-    "and at about aged assigned bound called colored dated due for from going handled leaving limited located lasting "
-    "measured measuring named ordered organized owned paid rated saying showing sorted starting staying tagged that the "
-    "titled together under until using weighing whose with within without written".split()
-)
+    (
+        "and", "at", "about", "aged", "assigned", "bound", "called", "colored", "dated", "due", "for", "from",
+        "going", "handled", "leaving", "limited", "located", "lasting", "measured", "measuring", "named", "ordered",
+        "organized", "owned", "paid", "rated", "saying", "showing", "sorted", "starting", "staying", "tagged", "that",
+        "the", "titled", "together", "under", "until", "using", "weighing", "whose", "with", "within", "without",
+        "written",
+    )
+)  # fmt: skip
 """Words that begin the next field of a sentence."""
 LISTED_SHARE = 0.6
 """Of names, places and topics, so many come from the lists; the others are invented, so that they have to be copied."""
@@ -140,7 +145,9 @@ def draw_city(rng: random.Random, held_out: bool) -> str:
     """A city of the list, or an invented place: ``Port Elmwick``, ``Abacus Falls``."""
     if rng.random() < LISTED_SHARE:
         return load_pool("cities").draw(rng, held_out=held_out)
-    name = draw_plain_word(rng, held_out) if rng.random() < 0.7 else load_pool("last_names").draw(rng, held_out=held_out)
+    name = (
+        draw_plain_word(rng, held_out) if rng.random() < 0.7 else load_pool("last_names").draw(rng, held_out=held_out)
+    )
     name = name.capitalize() if name.islower() else name
     kind = rng.random()
     if kind < 0.4:

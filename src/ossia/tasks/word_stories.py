@@ -1,7 +1,8 @@
 """The stories of word problems, read from data/word_problems.txt and data/word_families.txt.
 
 A line of the first: the quantities with their ranges (`a:2-9`), or what they are made of (`c=axb+k`, read from the
-left; a `k` is drawn but not told); the text; questions; steps (`axb; r1-c`: `r1` is the first result); the answer.
+left; what the text does not name is drawn but not told); the text; questions; steps (`axb; r1-c`: `r1` is the first
+result); the answer.
 
 A family of the second is one situation with three quantities, any of which is asked for: the same words then call for
 another operation, so that it has to be read from the relation. A family is held out whole.
@@ -148,7 +149,7 @@ def read_story(line: str) -> Story:
         family=text + "".join(map(str, equations)),
         ranges=ranges,
         made=made,
-        told=tuple(sorted({*ranges, *made} - {"k"})),
+        told=tuple(name for name in sorted({*ranges, *made}) if f"{{{name}}}" in text + questions),
         texts=(text,),
         questions=_several(questions),
         steps=equations,
@@ -203,13 +204,18 @@ def _read_family(block: str) -> Iterator[Story]:
 
     for asked, told in zip("cba", ("ab", "ac", "bc"), strict=True):
         yield tell(asked, told)
-    gain, loss = (Asked(Step("r1", sign, "d"), f"{{y}} {word}") for sign, word in (("+", "more -> add"), ("-", "less -> subtract")))
+    gain, loss = (
+        Asked(Step("r1", sign, "d"), f"{{y}} {word}")
+        for sign, word in (("+", "more -> add"), ("-", "less -> subtract"))
+    )
     if "+" in parts:
         yield tell("c", "ab", then=[gain], extra=_several(parts["+"]), ask="e")
     if "-" in parts:
         yield tell("c", "ab", then=[loss], extra=_several(parts["-"]), ask="e")
     if "+" in parts and "-" in parts:
-        both = [f"{more} {less.replace('{d}', '{e}')}" for more in _several(parts["+"]) for less in _several(parts["-"])]
+        both = [
+            f"{more} {less.replace('{d}', '{e}')}" for more in _several(parts["+"]) for less in _several(parts["-"])
+        ]
         last = Asked(Step("r2", "-", "e"), loss.relation)
         yield tell("c", "ab", then=[gain, last], extra=both, ask="e")
     if "?t" in parts:
