@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ossia.tasks.base import is_held_out
 from ossia.tasks.pools import draw_full_name, load_pool
-from ossia.tasks.words import draw_word, vary_case
+from ossia.tasks.words import draw_word, load_common_words, vary_case
 
 NUMBER_WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -47,6 +47,7 @@ BETWEEN_FIELDS = frozenset(
     )
 )  # fmt: skip
 """Words that begin the next field of a sentence."""
+COMMON_SHARE = 0.35
 LISTED_SHARE = 0.6
 """Of names, places and topics, so many come from the lists; the others are invented, so that they have to be copied."""
 ENDINGS = ("txt", "pdf", "csv", "png", "md")
@@ -184,12 +185,15 @@ def draw_person(rng: random.Random, held_out: bool) -> str:
 
 
 def draw_plain_word(rng: random.Random, held_out: bool) -> str:
+    """A word of the list; in training, more often one that is a single token after a space."""
+    if not held_out and rng.random() < COMMON_SHARE:
+        return rng.choice(load_common_words())
     return draw_word(rng, held_out=held_out)
 
 
 def draw_cased_word(rng: random.Random, held_out: bool) -> str:
     """A word in lower case, Capitalized or in CAPITALS: each has tokens of its own."""
-    return vary_case(draw_word(rng, held_out=held_out), rng)
+    return vary_case(draw_plain_word(rng, held_out), rng)
 
 
 def draw_topic(rng: random.Random, held_out: bool) -> str:

@@ -20,6 +20,9 @@ _WORD = re.compile(r"\s*([A-Za-z]+)")
 MAX_RESULT = 20_000
 MAX_DIVISOR = 12
 """Divisors are at most so large, or tens: what `divide` teaches."""
+EASY_TOP = 49
+EASY_SHARE = 0.6
+"""In so many problems the quantities drawn are at most EASY_TOP: what is hard in a story is the relation."""
 ROLE_SHARE = 0.15
 ADJECTIVE_SHARE = 0.25
 
@@ -52,7 +55,8 @@ def compute(left: int, operator: str, right: int) -> int | None:
 
 
 def _draw_quantities(story: Story, rng: random.Random) -> dict[str, int] | None:
-    values = {name: rng.randint(low, high) for name, (low, high) in story.ranges.items()}
+    top = EASY_TOP if rng.random() < EASY_SHARE else MAX_RESULT
+    values = {name: rng.randint(low, max(low, min(high, top))) for name, (low, high) in story.ranges.items()}
     for name, formula in story.made.items():
         result: int | None = _value(formula[0], values)
         for operator, operand in zip(formula[1::2], formula[2::2], strict=True):
