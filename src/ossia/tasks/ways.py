@@ -30,7 +30,7 @@ _ONES = (
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )  # fmt: skip
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_SIGNS = re.compile(r" [-+*/x] |[=×÷]|->")
+_SIGNS = re.compile(r" [-+*/x] |[=×÷]|->|\}[-+*/]\{")
 
 
 def number_words(number: int) -> str:
