@@ -108,7 +108,7 @@ class CudaRunner:
         _fill(graph.inputs, batch)
         graph.graph.replay()
         logits = graph.logits[:num_seqs]
-        return StepLogits(logits, logits.sum(dim=-1).isfinite(), ())
+        return StepLogits(logits, ())
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
         """As `Runner.update_weights`. The graphs read the new values where the old ones were."""

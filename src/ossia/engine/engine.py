@@ -262,7 +262,6 @@ class Engine:
             return plan, None
         return StepPlan(tuple(good), sum(share.num_tokens for share in good), ()), StepLogits(
             torch.cat([part.sample_logits for part in parts]),
-            torch.cat([part.is_finite for part in parts]),
             tuple(wanted for part in parts for wanted in part.prompt),
         )
 

@@ -70,10 +70,10 @@ class NativeRunner:
             self.routing.write(chosen, slot_mapping=batch.full.slot_mapping)
         if out.hidden is None:
             logits = self._empty() if out.logits is None else out.logits
-            return StepLogits(logits, logits.sum(dim=-1).isfinite(), ())
+            return StepLogits(logits, ())
         # A prompt's logits could be larger than the model: they are made piece by piece, when they are wanted.
         logits = self._to_logits(out.hidden[:num_samples])
-        return StepLogits(logits, logits.sum(dim=-1).isfinite(), self._prompt_logits(batch, out.hidden[num_samples:]))
+        return StepLogits(logits, self._prompt_logits(batch, out.hidden[num_samples:]))
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
         """As `Runner.update_weights`; also for a model whose weights changed where they lie."""

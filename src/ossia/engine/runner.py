@@ -61,16 +61,14 @@ class PromptLogits(NamedTuple):
 
 
 class StepLogits(NamedTuple):
-    """A step's result.
+    """A step's result. Where logits are no numbers the sampler ends that sequence, and no other.
 
     Attributes:
         sample_logits: float32 [R, V], the rows of each sequence with `num_samples` > 0, in the plan's order.
-        is_finite: bool [R]; False where logits are NaN or infinite, which ends that sequence and no other.
         prompt: for each sequence that wants logprobs of its prompt and computed some of it.
     """
 
     sample_logits: Tensor
-    is_finite: Tensor
     prompt: tuple[PromptLogits, ...]
 
 
@@ -181,7 +179,7 @@ def step_logits(hidden: Tensor, *, batch: Batch, to_logits: Callable[[Tensor], T
         for wanted in batch.prompt_rows
     )
     # One pass that reads and writes nothing: a sum is finite only if all its terms are.
-    return StepLogits(logits, logits.sum(dim=-1).isfinite(), prompt)
+    return StepLogits(logits, prompt)
 
 
 def choose_page_count(

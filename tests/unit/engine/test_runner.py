@@ -175,7 +175,7 @@ def test_mixed_steps_equal_each_sequence_alone(
             drafts = tuple(data.draw(st.lists(st.integers(0, VOCAB - 1), max_size=3))) if num_tokens == 1 else ()
             items.append(schedule(sequence, num_tokens, drafts=drafts if remaining == num_tokens else ()))
         out = harness.run(*items)
-        assert out.is_finite.all()
+        assert out.sample_logits.isfinite().all()
         row = 0
         for item in items:
             if item.num_samples:
@@ -270,31 +270,15 @@ def test_a_poisoned_sequence_harms_no_other(model: Transformer) -> None:
     harness = Harness(poisoned)
     good, ill = make_sequence([1, 2, 3, 4, 5]), make_sequence([6, bad, 7, 8, 9, 10, 11], index=1)
     out = harness.run(schedule(good, 5), schedule(ill, 7))
-    assert out.is_finite.tolist() == [True, False]
+    assert out.sample_logits.isfinite().all(dim=-1).tolist() == [True, False]
     assert difference(out.sample_logits[:1], alone(model, good.token_ids)[-1:]) <= BOUND
     harness.pages.free += [page for page in (*ill.full_pages, *ill.sliding_pages) if page]  # the next ones taken
     heir = make_sequence([12, 13, 14, 15, 16, 17], index=2)
     for num_tokens in (5, 1):
         out = harness.run(schedule(heir, num_tokens))
     assert set(heir.full_pages) < {*ill.full_pages, *ill.sliding_pages}
-    assert out.is_finite.all()
+    assert out.sample_logits.isfinite().all()
     assert difference(out.sample_logits, alone(model, heir.token_ids)[-1:]) <= BOUND
-
-
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_rows_that_are_not_finite_are_told(model: Transformer, value: str) -> None:
-    harness = Harness(model)
-    normal = model.logits
-
-    def logits_with_a_hole(hidden: Tensor) -> Tensor:
-        logits = normal(hidden)
-        logits[1, 3] = float(value)
-        return logits
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "logits", logits_with_a_hole)
-        out = harness.run(*(schedule(make_sequence([1, 2, i], index=i), 3) for i in range(3)))
-    assert out.is_finite.tolist() == [True, False, True]
 
 
 FP8_SHARE = 0.1

@@ -94,7 +94,7 @@ class ScriptRunner:
                 row[said[min(sequence.num_output, len(said) - 1)]] = 60.0
                 rows.append(row)
         logits = torch.stack(rows) if rows else torch.empty(0, self._tokenizer.vocab_size)
-        return StepLogits(logits, torch.ones(len(rows), dtype=torch.bool), ())
+        return StepLogits(logits, ())
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
         """It has none."""
