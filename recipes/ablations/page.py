@@ -12,9 +12,9 @@ from recipes.ablations.measure import DEAD, read_loads
 from recipes.ablations.stages import DENSE, HERE, PACKED, REFERENCE, REINFORCED, Model, Options, list_models
 
 from ossia.cli.train.options import parse_overrides
-from ossia.evals.ablation import render_comparison
+from ossia.evals.ablation import format_compared, render_comparison
 from ossia.evals.environment import describe
-from ossia.evals.report import format_accuracy, markdown_table
+from ossia.evals.report import markdown_table
 from ossia.evals.results import EvalResults, PartCount, read_results
 from ossia.harmony.message import Effort
 from ossia.training.config import load_recipe
@@ -152,16 +152,7 @@ def count_right(results: EvalResults, effort: Effort | None) -> PartCount | None
 
 
 def _marked(results: EvalResults, reference: EvalResults | None, effort: Effort | None) -> str:
-    count = count_right(results, effort)
-    if count is None:
-        return ""
-    first = None if reference is None else count_right(reference, effort)
-    mark = ""
-    if first is not None and count.interval.low > first.interval.high:
-        mark = " +"
-    elif first is not None and count.interval.high < first.interval.low:
-        mark = " -"
-    return format_accuracy(count) + mark
+    return format_compared(count_right(results, effort), None if reference is None else count_right(reference, effort))
 
 
 def _render_loads(models: Sequence[Record]) -> list[str]:

@@ -29,7 +29,7 @@ a few MiB of slack."""
 def test_soak() -> None:
     torch.set_num_threads(1)
     loaded = load("nano", device="cpu")
-    # Few pages, so that sequences are preempted now and then.
+    # Few pages and some long answers, so that sequences are preempted now and then, whatever the model says.
     engine = build_engine(loaded, config=EngineConfig(num_pages=300, max_num_seqs=CONCURRENCY, num_drafts=2))
     rng = random.Random(0)
     sent = done = 0
@@ -69,7 +69,7 @@ def draw(rng: random.Random, index: int) -> Request:
         top_p=rng.choice([1.0, 0.9]),
         repetition_penalty=rng.choice([1.0, 1.0, 1.1]),
         seed=index,
-        max_tokens=rng.choice((2, 6, 10, 60)),
+        max_tokens=rng.choice((2, 6, 10, 120)),
         logprobs=rng.choice([None, None, 2]),
         ignore_eos=True,
     )

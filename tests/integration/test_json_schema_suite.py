@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime
 import json
 import lzma
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from jsonschema import Draft202012Validator, FormatChecker
-from jsonschema.validators import validator_for
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
+from jsonschema.validators import extend, validator_for
 
 from ossia.core.errors import InvalidInputError
 from ossia.engine.constraint import JsonSchema
@@ -30,6 +32,25 @@ _formats = FormatChecker()
 @_formats.checks("date-time", raises=ValueError)
 def _is_date_time(value: object) -> bool:
     return not isinstance(value, str) or bool(datetime.datetime.fromisoformat(value))
+
+
+class WrittenFloat(float):
+    """A number with the digits that were written."""
+
+    text: str
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+
+def _multiple_of(_: Any, divisor: float, instance: object, __: Any) -> Iterator[ValidationError]:
+    """jsonschema divides floats, by which 83.8504 is no multiple of 0.0001."""
+    if isinstance(instance, int | float) and not isinstance(instance, bool):
+        digits = instance.text if isinstance(instance, WrittenFloat) else str(instance)
+        if Fraction(digits) % Fraction(str(divisor)):
+            yield ValidationError(f"{digits} is not a multiple of {divisor}")
 
 
 class Case(NamedTuple):
@@ -101,7 +122,19 @@ def _accepts(matcher: Matcher, ids: list[int]) -> bool:
 
 
 def _validator(schema: Any) -> Any:
-    return validator_for(schema, default=Draft202012Validator)(schema, format_checker=_formats)
+    exact = extend(validator_for(schema, default=Draft202012Validator), {"multipleOf": _multiple_of})
+    return exact(schema, format_checker=_formats)
+
+
+def test_multiples_are_exact() -> None:
+    def is_valid(text: str, divisor: float) -> bool:
+        return _validator({"multipleOf": divisor}).is_valid(json.loads(text, parse_float=WrittenFloat))
+
+    assert is_valid("83.8504", 0.0001)
+    assert is_valid("6", 1.5)
+    assert not is_valid("83.85041", 0.0001)
+    assert not is_valid("83.850400000000000000001", 0.0001)  # as a float it would be one
+    assert not is_valid("7", 1.5)
 
 
 def test_at_least_200_schemas_are_enforced(accepted: list[Case]) -> None:
@@ -153,6 +186,6 @@ def test_random_outputs_are_valid(
             if text is None:
                 continue
             num_written += 1
-            errors = [error.message for error in validator.iter_errors(json.loads(text))]
+            errors = [error.message for error in validator.iter_errors(json.loads(text, parse_float=WrittenFloat))]
             assert not errors, f"{case.name}: {text!r}: {errors}"
     assert num_written > 0.95 * num_outputs * len(accepted)

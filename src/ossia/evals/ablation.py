@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ossia.core.errors import InvalidInputError
 from ossia.evals.report import format_accuracy, markdown_table, task_title
-from ossia.evals.results import Cell, EvalResults, read_results
+from ossia.evals.results import Cell, EvalResults, PartCount, read_results
 from ossia.harmony.message import Effort
 
 
@@ -32,7 +32,10 @@ def render_comparison(results: dict[str, EvalResults], *, effort: Effort = Effor
     if not tasks:
         raise InvalidInputError(f"the first file has no results at {effort.value} effort", param="effort")
     rows = [
-        [task_title(task), *(_cell(one.cell(task, effort), first.cell(task, effort)) for one in results.values())]
+        [
+            task_title(task),
+            *(format_compared(one.cell(task, effort), first.cell(task, effort)) for one in results.values()),
+        ]
         for task in tasks
     ]
     means = [_mean([one.cell(task, effort) for task in tasks]) for one in results.values()]
@@ -42,15 +45,16 @@ def render_comparison(results: dict[str, EvalResults], *, effort: Effort = Effor
     )
 
 
-def _cell(cell: Cell | None, reference: Cell | None) -> str:
-    if cell is None:
+def format_compared(counted: Cell | PartCount | None, reference: Cell | PartCount | None) -> str:
+    """An accuracy with its interval, and the mark of `compare`; empty where nothing was asked."""
+    if counted is None:
         return ""
     mark = ""
-    if reference is not None and cell.interval.low > reference.interval.high:
+    if reference is not None and counted.interval.low > reference.interval.high:
         mark = " +"
-    elif reference is not None and cell.interval.high < reference.interval.low:
+    elif reference is not None and counted.interval.high < reference.interval.low:
         mark = " -"
-    return format_accuracy(cell) + mark
+    return format_accuracy(counted) + mark
 
 
 def _mean(cells: Sequence[Cell | None]) -> str:

@@ -195,16 +195,16 @@ def masks_of_torch(documents: Tensor, attention: FlexRowAttention) -> list[tuple
 @pytest.mark.parametrize("window", NEAR_BLOCKS)
 @pytest.mark.parametrize("length", [4 * BLOCK, 4 * BLOCK - 1])
 def test_masks_of_one_document_are_those_of_create_block_mask(length: int, window: int) -> None:
-    require_equal_masks(torch.zeros(1, length, dtype=torch.int32), window=window)
+    assert_equal_masks(torch.zeros(1, length, dtype=torch.int32), window=window)
 
 
 @settings(deadline=None, max_examples=60)
 @given(documents=layouts(is_ascending=True), window=WINDOWS)
 def test_masks_are_those_of_create_block_mask(documents: Tensor, window: int) -> None:
-    require_equal_masks(documents, window=window)
+    assert_equal_masks(documents, window=window)
 
 
-def require_equal_masks(documents: Tensor, *, window: int) -> None:
+def assert_equal_masks(documents: Tensor, *, window: int) -> None:
     for ours, theirs in masks_of_torch(documents, FlexRowAttention(documents, window=window)):
         assert (ours.shape, ours.seq_lengths, ours.BLOCK_SIZE) == (theirs.shape, theirs.seq_lengths, theirs.BLOCK_SIZE)
         assert tensors_of(ours).keys() == tensors_of(theirs).keys()

@@ -156,10 +156,12 @@ def check_routing(routing: RoutingBuffers, *, x: Tensor, weight: Tensor, bias: T
 def test_many_tokens_match_float32(device: torch.device, T: int, E: int, A: int, D: int, F: int, favour: float) -> None:
     if device.type == "cpu" and T * D > 15000:
         pytest.skip("too slow where it is emulated")
-    many_tokens_match_float32(device, T=T, E=E, A=A, D=D, F=F, favour=favour)
+    assert_many_tokens_match_float32(device, T=T, E=E, A=A, D=D, F=F, favour=favour)
 
 
-def many_tokens_match_float32(device: torch.device, *, T: int, E: int, A: int, D: int, F: int, favour: float) -> None:
+def assert_many_tokens_match_float32(
+    device: torch.device, *, T: int, E: int, A: int, D: int, F: int, favour: float
+) -> None:
     """`favour`: by how much the first expert's logits are raised."""
     generator = torch.Generator().manual_seed(T * 100 + D)
     x = torch.randn(T, D, generator=generator).bfloat16()

@@ -127,10 +127,10 @@ BOUND = 2e-2
 @pytest.mark.parametrize(("num_seqs", "num_padding"), [(1, 0), (3, 2), (7, 4)])
 def test_decoding_matches_float32(device: torch.device, num_seqs: int, num_padding: int) -> None:
     steps = 23 if device.type == "cuda" or num_seqs == 1 else 3
-    decoding_matches_float32(device, num_seqs=num_seqs, num_padding=num_padding, steps=steps)
+    assert_decoding_matches_float32(device, num_seqs=num_seqs, num_padding=num_padding, steps=steps)
 
 
-def decoding_matches_float32(device: torch.device, *, num_seqs: int, num_padding: int, steps: int) -> None:
+def assert_decoding_matches_float32(device: torch.device, *, num_seqs: int, num_padding: int, steps: int) -> None:
     config = small_config()
     model = random_model(config, seed=1)
     tokens = random_tokens([23] * num_seqs, config.vocab_size)
@@ -151,7 +151,7 @@ def test_decoding_by_the_kernels_for_many_matches_float32(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(expert_layer, "MANY_FROM", 1)
-    decoding_matches_float32(device, num_seqs=6, num_padding=4, steps=2)
+    assert_decoding_matches_float32(device, num_seqs=6, num_padding=4, steps=2)
 
 
 @pytest.mark.gpu
@@ -159,7 +159,7 @@ def test_decoding_by_the_kernels_for_many_matches_float32(
 def test_prompts_in_chunks_match_float32(lengths: list[int]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
-    prompts_match_float32(torch.device("cuda:0"), lengths)
+    assert_prompts_match_float32(torch.device("cuda:0"), lengths)
 
 
 @pytest.mark.parametrize("many_from", [1, 1000])
@@ -176,10 +176,10 @@ def test_prompts_around_the_attention_match_float32(
 
     monkeypatch.setattr(gpu_layers, "prefill_attention", attend)
     monkeypatch.setattr(expert_layer, "MANY_FROM", many_from)
-    prompts_match_float32(device, [9, 31, 22])
+    assert_prompts_match_float32(device, [9, 31, 22])
 
 
-def prompts_match_float32(device: torch.device, lengths: list[int]) -> None:
+def assert_prompts_match_float32(device: torch.device, lengths: list[int]) -> None:
     config = small_config()
     model = random_model(config, seed=3)
     tokens = random_tokens(lengths, config.vocab_size)

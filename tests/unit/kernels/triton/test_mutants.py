@@ -29,7 +29,9 @@ def run_experts() -> None:
 
 
 def run_many(**sizes: int) -> None:
-    test_experts.many_tokens_match_float32(CPU, **({"T": 5, "E": 3, "A": 2, "D": 64, "F": 32, "favour": 0} | sizes))
+    test_experts.assert_many_tokens_match_float32(
+        CPU, **({"T": 5, "E": 3, "A": 2, "D": 64, "F": 32, "favour": 0} | sizes)
+    )
 
 
 def run_skewed() -> None:
