@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ossia.core.errors import CorruptFileError
+from ossia.core.errors import CorruptFileError, InvalidInputError
 from ossia.harmony.message import Effort
 
 FORMAT = 2
@@ -246,10 +246,15 @@ def read_results(path: Path) -> EvalResults:
     """Read a results file written by `report.write_results`.
 
     Raises:
-        CorruptFileError: the file is not JSON or holds something else.
+        InvalidInputError: the file cannot be read.
+        CorruptFileError: it is not JSON or holds something else.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInputError(
+            f"{path} cannot be read ({error}); give the JSON that `ossia eval --out` wrote", param="table"
+        ) from error
     except ValueError as error:
         raise CorruptFileError(f"{path} is not JSON ({error}); run `ossia eval` again") from error
     return EvalResults.from_dict(record)

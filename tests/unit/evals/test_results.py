@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossia.core.errors import CorruptFileError
+from ossia.core.errors import CorruptFileError, InvalidInputError
 from ossia.evals.results import Cell, EvalResults, Failure, read_results, wilson_interval
 from ossia.harmony.message import Effort
 
@@ -106,3 +106,8 @@ def test_results_of_the_first_format_are_read_and_those_of_a_later_one_are_not()
     assert EvalResults.from_dict(record) == make_results()
     with pytest.raises(CorruptFileError, match="format 3"):
         EvalResults.from_dict({**record, "format": 3})
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"absent\.json cannot be read .* `ossia eval --out` wrote"):
+        read_results(tmp_path / "absent.json")
