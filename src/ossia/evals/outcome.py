@@ -104,8 +104,8 @@ def _count(task: str, effort: Effort, group: Sequence[Outcome]) -> Cell:
 def _count_parts(group: Sequence[Outcome]) -> tuple[PartCount, ...]:
     parts: dict[str, list[bool]] = {}
     for outcome in group:
-        if outcome.question.problem.part:
-            parts.setdefault(outcome.question.problem.part, []).append(outcome.is_correct)
+        for part in filter(None, outcome.question.problem.part.split("; ")):
+            parts.setdefault(part, []).append(outcome.is_correct)
     # "9 digits" before "10 digits"
     names = sorted(parts, key=lambda name: (len(name.split(" ")[0]) if name[0].isdigit() else 0, name))
     return tuple(PartCount(name=name, num_problems=len(parts[name]), num_correct=sum(parts[name])) for name in names)

@@ -66,7 +66,8 @@ def render_page(results: EvalResults, *, command: str, plot: str | None = None) 
     parts = [
         f"# Accuracy of {results.model}",
         "Held-out problems: words, pairs of numbers, names, functions and whole requests that were never trained on, "
-        "most of them asked in the phrasings of training; for small talk, definitions, refusals and hierarchy "
+        "most of them asked in the phrasings of training, and a quarter of those about letters, arithmetic, units and "
+        "dates in others (new phrasing, counted apart); for small talk, definitions, refusals and hierarchy "
         "phrasings are held out too. Generation is greedy, the grader reads the `final` message and the calls, and all "
         "efforts are asked the same problems. In brackets the 95 % Wilson interval.",
         render_accuracy(results),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import string
 from collections.abc import Mapping
@@ -58,7 +59,7 @@ class LettersByLength:
         while True:
             word = "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.choice(LETTERS)))
             if is_held_out(word) == held_out:
-                return self._inner.pose(word, rng)
+                return dataclasses.replace(self._inner.pose(word, rng), part=f"{len(word)} letters")
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
         return self._inner.solve(problem, effort=effort, rng=rng)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ossia.harmony.message import Effort
 from ossia.tasks.base import Answer, Problem, Solution, is_held_out
+from ossia.tasks.ways import Ways, asks_new, maybe_words, part_of
 
 ADVERTISED_DIGITS = 6
 TRAINED_DIGITS = 8
@@ -43,6 +44,11 @@ SMALLER_PROMPTS = (
     "which is smaller {a} or {b}", "Which of {a} and {b} is smaller?", "What is the smaller of {a} and {b}?",
     "Is {a} or {b} smaller?",
 )  # fmt: skip
+
+ADD_WAYS = Ways("add", ADD_PROMPTS)
+SUBTRACT_WAYS, SUBTRACT_DOWN_WAYS = Ways("subtract", SUBTRACT_PROMPTS), Ways("subtract_down")
+LARGER_WAYS, SMALLER_WAYS = Ways("larger", LARGER_PROMPTS), Ways("smaller", SMALLER_PROMPTS)
+IS_LARGER_WAYS, IS_SMALLER_WAYS = Ways("is_larger"), Ways("is_smaller")
 
 
 class Columns(NamedTuple):
@@ -106,6 +112,11 @@ def write_number(number: int, rng: random.Random) -> str:
     return f"{number:,}" if number >= 1000 and rng.random() < 0.125 else str(number)
 
 
+def _written(number: int, way: str, rng: random.Random) -> str:
+    """A number in digits or words, as the way to ask allows."""
+    return maybe_words(number, write_number(number, rng), way, rng)
+
+
 def numbers_in(text: str) -> list[str]:
     """All numbers in a text, without thousands separators."""
     return [number.replace(",", "") for number in re.findall(r"-?\d(?:[\d,]*\d)?(?:\.\d+)?", text.replace("−", "-"))]
@@ -118,13 +129,15 @@ class Add:
 
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
         a, b = draw_pair(rng, key="+", held_out=held_out)
-        prompt = rng.choice(ADD_PROMPTS).format(a=write_number(a, rng), b=write_number(b, rng))
+        new = asks_new(rng, held_out=held_out)
+        way = ADD_WAYS.draw(rng, new=new)
+        prompt = way.format(a=_written(a, way, rng), b=_written(b, way, rng))
         return Problem(
             task=self.name,
             prompt=prompt,
             answer=str(a + b),
             facts={"a": str(a), "b": str(b)},
-            part=f"{max(len(str(a)), len(str(b)))} digits",
+            part=part_of(f"{max(len(str(a)), len(str(b)))} digits", new=new),
         )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
@@ -150,13 +163,16 @@ class Subtract:
         a, b = draw_pair(rng, key="-", held_out=held_out)
         if a < b and rng.random() < 0.7 and is_held_out(f"- {b} {a}") == is_held_out(f"- {a} {b}"):
             a, b = b, a
-        prompt = rng.choice(SUBTRACT_PROMPTS).format(a=write_number(a, rng), b=write_number(b, rng))
+        new = asks_new(rng, held_out=held_out)
+        ways = SUBTRACT_DOWN_WAYS if a > b and rng.random() < 0.15 else SUBTRACT_WAYS
+        way = ways.draw(rng, new=new)
+        prompt = way.format(a=_written(a, way, rng), b=_written(b, way, rng))
         return Problem(
             task=self.name,
             prompt=prompt,
             answer=str(a - b),
             facts={"a": str(a), "b": str(b)},
-            part=f"{max(len(str(a)), len(str(b)))} digits",
+            part=part_of(f"{max(len(str(a)), len(str(b)))} digits", new=new),
         )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
@@ -210,12 +226,16 @@ class Compare:
             if kept == held_out:
                 break
         wants_larger = rng.random() < 0.6
-        prompt = rng.choice(LARGER_PROMPTS if wants_larger else SMALLER_PROMPTS).format(a=a, b=b)
+        new, asks_whether = asks_new(rng, held_out=held_out), rng.random() < 0.2
+        whether, which = (IS_LARGER_WAYS, LARGER_WAYS) if wants_larger else (IS_SMALLER_WAYS, SMALLER_WAYS)
+        prompt = (whether if asks_whether else which).draw(rng, new=new).format(a=a, b=b)
         ordered = sorted((a, b), key=Decimal)
         answer = "equal" if Decimal(a) == Decimal(b) else ordered[wants_larger]
         facts = {"a": a, "b": b, "relation": "larger" if wants_larger else "smaller"}
+        if asks_whether:
+            facts["whether"] = "Yes" if answer == a else "No"
         part = "negative" if "-" in a + b else "decimal" if "." in a else "natural"
-        return Problem(task=self.name, prompt=prompt, answer=answer, facts=facts, part=part)
+        return Problem(task=self.name, prompt=prompt, answer=answer, facts=facts, part=part_of(part, new=new))
 
     def _draw(self, rng: random.Random) -> tuple[str, str]:
         a, b = self._draw_natural(rng)
@@ -250,6 +270,8 @@ class Compare:
             final = problem.answer
         else:
             final = f"{problem.answer} is {relation} than {b if problem.answer == a else a}."
+        if whether := problem.facts.get("whether"):
+            final = f"{whether}: {final if problem.answer == 'equal' else f'{problem.answer} is {relation}.'}"
         analysis = "" if effort is Effort.LOW else f"{digit_by_digit(a, b)} -> {problem.answer}"
         if effort is Effort.HIGH:
             analysis += f" check: {digit_by_digit(b, a)} ok"
@@ -257,6 +279,9 @@ class Compare:
 
     def grade(self, problem: Problem, answer: Answer) -> bool:
         final = answer.final or ""
+        whether = problem.facts.get("whether")
+        if whether and re.match(r"\W*(no)\b" if whether == "Yes" else r"\W*(yes)\b", final, re.IGNORECASE):
+            return False
         if problem.answer == "equal":
             return "equal" in final and not numbers_in(final)
         return numbers_in(final)[:1] == [problem.answer]

@@ -33,7 +33,8 @@ class Problem:
         builtin_tools: tools that the system message declares, by name: `python`.
         history: messages between the developer's and the prompt. Of what the assistant said in turns that are over, no
             chain of thought is among them.
-        part: under which name a report counts it apart, as "6 digits", "benign"; empty for nowhere.
+        part: under which name a report counts it apart, as "6 digits", "benign"; several with
+            "; " between; empty for nowhere.
     """
 
     task: str

@@ -9,6 +9,7 @@ import re
 from ossia.harmony.message import Effort
 from ossia.tasks.arithmetic import numbers_in
 from ossia.tasks.base import Answer, Problem, Solution, is_held_out
+from ossia.tasks.ways import Ways, asks_new, maybe_words, part_of
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
@@ -44,6 +45,9 @@ LATER_PROMPTS = (
     "Which weekday is {n} days after {w}?", "{n} days after {w} is what day?",
     "Starting on {w}, what day is it after {n} days?",
 )  # fmt: skip
+
+WEEKDAY_WAYS, BETWEEN_WAYS = Ways("weekday", WEEKDAY_PROMPTS), Ways("between", BETWEEN_PROMPTS)
+ADD_WAYS, LATER_WAYS = Ways("add_days", ADD_PROMPTS), Ways("later", LATER_PROMPTS)
 
 
 def is_leap(year: int) -> bool:
@@ -167,19 +171,22 @@ class Dates:
                 break
         other = date + datetime.timedelta(days=days)
         facts = {"kind": kind, "date": date.isoformat(), "days": str(days), "style": str(style), "weekday": weekday}
-        shown = write_date(date, style)
+        shown, new = write_date(date, style), asks_new(rng, held_out=held_out)
         match kind:
             case "weekday":
-                prompt, answer = rng.choice(WEEKDAY_PROMPTS).format(d=shown), WEEKDAYS[date.weekday()]
+                prompt, answer = WEEKDAY_WAYS.draw(rng, new=new).format(d=shown), WEEKDAYS[date.weekday()]
             case "between":
-                prompt = rng.choice(BETWEEN_PROMPTS).format(a=shown, b=write_date(other, style))
+                prompt = BETWEEN_WAYS.draw(rng, new=new).format(a=shown, b=write_date(other, style))
                 answer = str(days)
             case "add":
-                prompt, answer = rng.choice(ADD_PROMPTS).format(n=days, d=shown), write_date(other, style)
+                way = ADD_WAYS.draw(rng, new=new)
+                prompt = way.format(n=maybe_words(days, str(days), way, rng), d=shown)
+                answer = write_date(other, style)
             case _:
-                prompt = rng.choice(LATER_PROMPTS).format(n=days, w=weekday)
+                way = LATER_WAYS.draw(rng, new=new)
+                prompt = way.format(n=maybe_words(days, str(days), way, rng), w=weekday)
                 answer = WEEKDAYS[(WEEKDAYS.index(weekday) + days) % 7]
-        return Problem(task=self.name, prompt=prompt, answer=answer, facts=facts, part=kind)
+        return Problem(task=self.name, prompt=prompt, answer=answer, facts=facts, part=part_of(kind, new=new))
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
         facts, answer = problem.facts, problem.answer

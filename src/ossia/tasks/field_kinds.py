@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ossia.tasks import values
 from ossia.tasks.fields import Field, Kind
+from ossia.tasks.pools import load_pool
 
 KINDS: Mapping[str, Kind] = {
     "city": Kind(
@@ -107,7 +108,7 @@ KINDS: Mapping[str, Kind] = {
     "word": Kind(
         names=(("keyword", "A word"), ("term", "The term"), ("word", "One word"), ("tag", "A tag")),
         ways=("for the word {v}", "tagged {v}", "with the keyword {v}"),
-        draw=values.texts(values.draw_plain_word),
+        draw=values.texts(values.draw_cased_word),
     ),
     "file": Kind(
         names=(
@@ -265,7 +266,7 @@ KINDS: Mapping[str, Kind] = {
     "tags": Kind(
         names=(("tags", "Tags"), ("keywords", "Words to look for"), ("labels", "Labels")),
         ways=("with the tags {v}", "with the labels {v}"),
-        draw=values.arrays(values.draw_plain_word, {"type": "string"}),
+        draw=values.arrays(values.draw_cased_word, {"type": "string"}),
     ),
     "attendees": Kind(
         names=(("attendees", "First names"), ("members", "First names"), ("guests_list", "Who comes")),
@@ -298,6 +299,15 @@ KINDS: Mapping[str, Kind] = {
     ),
 }
 """All kinds by name. Two kinds of one text never share a tool or a record unless their ways to say them differ."""
+CUSTOM = "custom"
+"""A kind beside KINDS: a field whose name and value are any at all, so that both must be read and copied."""
+CUSTOM_SHARE = 0.25
+NAME_ENDS = ("name", "code", "type", "id", "key", "text", "label", "mode", "note", "format", "size", "kind")
+CUSTOM_WAYS = (
+    "with the {n} {v}", "with {n} {v}", "whose {n} is {v}", "with {v} as the {n}", "and the {n} {v}",
+    "and with {v} for the {n}",
+)  # fmt: skip
+_KNOWN_NAMES = frozenset(name for kind in KINDS.values() for name, _ in kind.names)
 
 CLASHES = (
     {"city", "color", "language", "street"},
@@ -313,18 +323,37 @@ CLASHES = (
 
 
 def draw_kinds(rng: random.Random, number: int) -> list[str]:
-    """Distinct kinds that cannot be confused."""
+    """Kinds that cannot be confused: each of KINDS once at most, and CUSTOM any number of times."""
+    others = iter(rng.sample(list(KINDS), len(KINDS)))
     chosen: list[str] = []
-    for kind in rng.sample(list(KINDS), len(KINDS)):
+    while len(chosen) < number:
+        kind = CUSTOM if rng.random() < CUSTOM_SHARE else next(others)
         if not any(kind in clash and clash & set(chosen) for clash in CLASHES):
             chosen.append(kind)
-            if len(chosen) == number:
-                break
     return chosen
 
 
-def draw_field(kind: str, rng: random.Random, *, held_out: bool) -> Field:
-    """Draw a field of a kind of KINDS; names, cities and words of its value are of one side."""
+def draw_fields(kinds: Sequence[str], rng: random.Random, *, held_out: bool) -> list[Field]:
+    """Draw one field a kind, no two of one name."""
+    fields: list[Field] = []
+    while len(fields) < len(kinds):
+        field = draw_field(kinds[len(fields)], rng, held_out=held_out)
+        if all(field.name != other.name for other in fields):
+            fields.append(field)
+    return fields
+
+
+def draw_field(kind: str, rng: random.Random, *, held_out: bool, name: str | None = None) -> Field:
+    """Draw a field of a kind of KINDS, or of CUSTOM; names, cities and words of its value are of one side.
+
+    Args:
+        kind: which.
+        rng: the generator.
+        held_out: which side.
+        name: of a custom field, where it is known already.
+    """
+    if kind == CUSTOM:
+        return _draw_custom(name or _draw_name(rng, held_out=held_out), rng, held_out=held_out)
     entry = KINDS[kind]
     name, description = rng.choice(entry.names)
     value, schema, shown = entry.draw(rng, held_out)
@@ -334,3 +363,24 @@ def draw_field(kind: str, rng: random.Random, *, held_out: bool) -> Field:
     if isinstance(value, bool):
         way = entry.ways[int(value)]
     return Field(kind=kind, name=name, schema=schema, value=value, said=way.format(v=shown), shown=shown)
+
+
+def _draw_name(rng: random.Random, *, held_out: bool) -> str:
+    """A word, a noun, or two of them: ``harbor``, ``ticket_grade``."""
+    while True:
+        noun = load_pool("nouns").draw(rng, held_out=held_out)
+        word = values.draw_plain_word(rng, held_out)
+        name = rng.choice(
+            (noun, word, f"{noun}_{rng.choice(NAME_ENDS)}", f"{word}_{noun}", f"{word}_{rng.choice(NAME_ENDS)}")
+        )
+        if name not in _KNOWN_NAMES and not values.BETWEEN_FIELDS & set(name.split("_")):
+            return name
+
+
+def _draw_custom(name: str, rng: random.Random, *, held_out: bool) -> Field:
+    value, schema, shown = values.draw_custom(rng, held_out)
+    label = name.replace("_", " ")
+    if rng.random() < 0.4:
+        schema = {**schema, "description": f"The {label}"}
+    said = rng.choice(CUSTOM_WAYS).format(n=label, v=shown)
+    return Field(kind=CUSTOM, name=name, schema=schema, value=value, said=said, shown=shown)

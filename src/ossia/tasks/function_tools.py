@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ossia.harmony.content import FunctionTool
-from ossia.tasks.field_kinds import draw_field, draw_kinds
+from ossia.tasks.field_kinds import CUSTOM, draw_field, draw_fields, draw_kinds
 from ossia.tasks.fields import Field
 from ossia.tasks.pools import Pool, load_list
 
@@ -67,15 +67,31 @@ class Function:
     tool: FunctionTool
 
 
-def draw_function(rng: random.Random, *, held_out: bool, max_fields: int = 4, taken: Sequence[Action] = ()) -> Function:
-    """Draw a function of one side, whose verb and noun differ from those of the functions beside it."""
+def draw_function(
+    rng: random.Random,
+    *,
+    held_out: bool,
+    max_fields: int = 4,
+    taken: Sequence[Action] = (),
+    is_drill: bool = False,
+) -> Function:
+    """Draw a function of one side, whose verb and noun differ from those of the functions beside it.
+
+    Args:
+        rng: the generator.
+        held_out: which side.
+        max_fields: how many parameters it has at most.
+        taken: what the functions beside it do.
+        is_drill: whether all its parameters are of the kind CUSTOM, to be copied without knowing what they mean.
+    """
     while True:
         action = load_actions().draw(rng, held_out=held_out)
         if not any(action.noun == other.noun or action.verb == other.verb for other in taken):
             break
     is_camel = rng.random() < 0.2
-    kinds = draw_kinds(rng, rng.randint(1, max_fields))
-    fields = tuple(draw_field(kind, rng, held_out=held_out) for kind in kinds)
+    number = rng.randint(1, max_fields)
+    kinds = [CUSTOM] * number if is_drill else draw_kinds(rng, number)
+    fields = tuple(draw_fields(kinds, rng, held_out=held_out))
     names = tuple(_camel(field.name) if is_camel else field.name for field in fields)
     num_required = rng.randint(1, len(fields))
     required = tuple(name for place, name in enumerate(names) if place < num_required)
@@ -106,16 +122,20 @@ def _declare(
 
 
 def redraw_values(function: Function, rng: random.Random, *, held_out: bool) -> Function:
-    """The same function with other values; enums and the like keep their declared schema."""
+    """The same function with other values; the declared schema stays."""
     fields: list[Field] = []
     for field in function.fields:
-        enum = field.schema.get("enum")
-        if enum is not None or field.schema.get("type") == "boolean":
+        if "enum" in field.schema:
+            value = rng.choice([option for option in field.schema["enum"] if option != field.value])
+            said = field.said[::-1].replace(field.value[::-1], value[::-1], 1)[::-1]
+            fields.append(Field(**{**_as_dict(field), "value": value, "said": said, "shown": value}))
+            continue
+        if field.schema.get("type") == "boolean":
             fields.append(field)
             continue
         while True:
-            other = draw_field(field.kind, rng, held_out=held_out)
-            if other.value != field.value:
+            other = draw_field(field.kind, rng, held_out=held_out, name=field.name)
+            if other.value != field.value and other.schema.get("type") == field.schema.get("type"):
                 break
         fields.append(Field(**{**_as_dict(other), "name": field.name, "schema": field.schema}))
     return Function(
@@ -133,10 +153,17 @@ def _as_dict(field: Field) -> dict[str, Any]:
 
 
 class Request(NamedTuple):
-    """A request in words, and the arguments that it gives."""
+    """A request in words.
+
+    Attributes:
+        text: the words.
+        arguments: what they give.
+        shown: the arguments' values as they stand in the text.
+    """
 
     text: str
     arguments: dict[str, Any]
+    shown: dict[str, str]
 
 
 def draw_arguments(function: Function, rng: random.Random, *, without: str | None = None) -> list[int]:
@@ -151,6 +178,7 @@ def draw_arguments(function: Function, rng: random.Random, *, without: str | Non
 def word_request(function: Function, given: Sequence[int], rng: random.Random) -> Request:
     """Say a request: as a sentence, or with a list of values."""
     arguments = {function.names[place]: function.fields[place].value for place in given}
+    shown = {function.names[place]: function.fields[place].shown for place in given}
     spoken = rng.sample(given, len(given))
     action = function.action
     noun = rng.choice(("the", "a", "my", "the", "this")) + f" {action.noun}"
@@ -158,13 +186,13 @@ def word_request(function: Function, given: Sequence[int], rng: random.Random) -
     kind = rng.random()
     if kind < 0.12 and given:
         listed = ", ".join(f"{function.fields[place].label}: {function.fields[place].shown}" for place in spoken)
-        return Request(f"{action.verb} {noun} ({listed})", arguments)
+        return Request(f"{action.verb} {noun} ({listed})", arguments, shown)
     if kind < 0.2 and given:
         listed = ", ".join(f"{function.fields[place].label} {function.fields[place].shown}" for place in spoken)
-        return Request(f"use {function.name} with {listed}", arguments)
+        return Request(f"use {function.name} with {listed}", arguments, shown)
     # What begins with "and" or "with" reads better behind the rest.
     spoken.sort(key=lambda place: function.fields[place].said.startswith(("and ", "with ", "without ")))
-    return Request(" ".join([action.verb, noun, *(function.fields[place].said for place in spoken)]), arguments)
+    return Request(" ".join([action.verb, noun, *(function.fields[place].said for place in spoken)]), arguments, shown)
 
 
 def wrap_request(text: str, rng: random.Random) -> str:

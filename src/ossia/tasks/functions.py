@@ -29,19 +29,10 @@ from ossia.tasks.letters import CountLetters, SpellWord
 from ossia.tasks.values import draw_code, draw_time
 
 JSON_TYPE = "<|constrain|>json"
-KINDS = (
-    "single",
-    "single",
-    "choice",
-    "choice",
-    "choice",
-    "result",
-    "result",
-    "two calls",
-    "missing",
-    "no tool",
-    "other",
-)
+KINDS = {
+    "single": 3, "choice": 4, "copy": 3, "result": 3, "two calls": 4, "missing": 2, "no tool": 2, "other": 1,
+}  # fmt: skip
+"""How often each kind comes."""
 INSTRUCTIONS = (
     None, None, None, "Use the tools.", "You are a helpful assistant.", "Call a function when it helps.",
     "Ask when something is missing.",
@@ -56,14 +47,22 @@ class FunctionCalls:
     name = "function_calls"
 
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
-        kind = rng.choice(KINDS)
+        kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
         if kind == "other":
             return self._other(rng, held_out=held_out)
-        number = 1 if kind in ("single", "missing") else rng.randint(2, 4)
+        number = 1 if kind in ("single", "missing", "copy") else rng.randint(2, 4)
         functions: list[Function] = []
         for _ in range(number + (kind == "no tool")):
             taken = [function.action for function in functions]
-            functions.append(draw_function(rng, held_out=held_out, max_fields=4 if number < 3 else 3, taken=taken))
+            functions.append(
+                draw_function(
+                    rng,
+                    held_out=held_out,
+                    max_fields=4 if number < 3 else 3,
+                    taken=taken,
+                    is_drill=kind == "copy",
+                )
+            )
         wanted = functions[0]
         if kind == "no tool":
             functions = functions[1:]
@@ -151,11 +150,12 @@ class FunctionCalls:
         results: list[str] = json.loads(facts["results"])
         if not expected:
             return Solution(analysis=why, final=(facts["said"],))
+        shown: list[str] = json.loads(facts["shown"])
         calls: list[Call] = []
         for number, (recipient, arguments) in enumerate(expected):
-            thought = why if number == 0 else ""
+            thought = why if number == 0 or not why else f"Now {recipient.removeprefix(f'{FUNCTIONS}.')}."
             if effort is Effort.HIGH:
-                thought = f"{thought}\n{name_arguments(arguments)}".strip()
+                thought = f"{thought}\n{name_arguments(arguments, shown=shown[number])}"
             calls.append(
                 Call(
                     recipient=recipient,
@@ -199,9 +199,23 @@ def same_calls(expected: Sequence[CallMade], made: Sequence[CallMade]) -> bool:
     return True
 
 
-def name_arguments(arguments: str) -> str:
-    """One line an argument: ``city: "Oslo"``."""
-    return "\n".join(f"{name}: {write_json(value)}" for name, value in json.loads(arguments).items()) or "no arguments"
+def name_arguments(arguments: str, *, shown: str) -> str:
+    """One line an argument: as it stands in the text, and as JSON where that differs: ``city: Oslo -> "Oslo"``.
+
+    A text begins with a space in a sentence and with a quotation mark in JSON, so that its tokens differ. Quoting it
+    first makes two short steps of a long one.
+
+    Args:
+        arguments: a JSON object.
+        shown: a JSON object with the texts of those that the text gives.
+    """
+    texts: dict[str, str] = json.loads(shown)
+    lines: list[str] = []
+    for name, value in json.loads(arguments).items():
+        written, text = write_json(value), texts.get(name)
+        is_quoted = text is not None and text != written and not isinstance(value, bool)
+        lines.append(f"{name}: {text} -> {written}" if is_quoted else f"{name}: {written}")
+    return "\n".join(lines) or "no arguments"
 
 
 def draw_result(rng: random.Random, *, held_out: bool) -> tuple[str, str, str]:
@@ -233,6 +247,7 @@ def _facts(calls: Sequence[tuple[Function, Request]], results: Sequence[tuple[st
     names = ", then ".join(function.name for function, _ in calls)
     return {
         "calls": write_json(written),
+        "shown": write_json([write_json(request.shown) for _, request in calls]),
         "results": write_json([result for result, _, _ in results]),
         "told": write_json([text for _, _, text in results]),
         "said": " ".join(said for _, said, _ in results),

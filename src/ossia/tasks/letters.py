@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from ossia.harmony.message import Channel, Effort, Message, Role
 from ossia.tasks.base import Answer, Problem, Solution
+from ossia.tasks.ways import Ways, asks_new, part_of
 from ossia.tasks.words import draw_word, quote, vary_case
 
 COUNT_PROMPTS = (
@@ -70,6 +71,9 @@ REVERSE_PROMPTS = (
     "{w} in reverse?",
 )
 
+COUNT_WAYS = Ways("count_letters", COUNT_PROMPTS)
+SPELL_WAYS = Ways("spell", SPELL_PROMPTS)
+REVERSE_WAYS = Ways("reverse", REVERSE_PROMPTS)
 
 AGAIN_WORD = ("And {w}?", "Now {w}.", "And for {w}?", "What about {w}?", "The same for {w}, please.", "and {w}")
 AGAIN_LETTER = (
@@ -117,21 +121,22 @@ class CountLetters:
     name = "count_letters"
 
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
-        return _maybe_again(self, self.pose(draw_word(rng, held_out=held_out), rng), rng, held_out=held_out)
+        word, new = draw_word(rng, held_out=held_out), asks_new(rng, held_out=held_out)
+        return _maybe_again(self, self.pose(word, rng, new=new), rng, held_out=held_out)
 
-    def pose(self, word: str, rng: random.Random) -> Problem:
-        """Ask about a lower-case word."""
+    def pose(self, word: str, rng: random.Random, *, new: bool = False) -> Problem:
+        """Ask about a lower-case word, in a held-out phrasing if `new`."""
         letter = rng.choice(word) if rng.random() < 0.85 else rng.choice("abcdefghijklmnopqrstuvwxyz")
         shown = letter.upper() if rng.random() < 0.15 else letter
         plural = rng.choice((f"{shown}s", f"{shown}'s", f"{shown}'s", f"letter {shown}'s", f"'{shown}'s"))
         single = rng.choice((shown, shown, f"'{shown}'", f'"{shown}"'))
-        prompt = rng.choice(COUNT_PROMPTS).format(ls=plural, l=single, w=quote(vary_case(word, rng), rng))
+        prompt = COUNT_WAYS.draw(rng, new=new).format(ls=plural, l=single, w=quote(vary_case(word, rng), rng))
         return Problem(
             task=self.name,
             prompt=prompt,
             answer=str(word.count(letter)),
             facts={"word": word, "letter": letter},
-            part=f"{len(word)} letters",
+            part=part_of(f"{len(word)} letters", new=new),
         )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
@@ -161,14 +166,19 @@ class SpellWord:
     name = "spell"
 
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
-        return _maybe_again(self, self.pose(draw_word(rng, held_out=held_out), rng), rng, held_out=held_out)
+        word, new = draw_word(rng, held_out=held_out), asks_new(rng, held_out=held_out)
+        return _maybe_again(self, self.pose(word, rng, new=new), rng, held_out=held_out)
 
-    def pose(self, word: str, rng: random.Random) -> Problem:
-        """Ask about a lower-case word."""
+    def pose(self, word: str, rng: random.Random, *, new: bool = False) -> Problem:
+        """Ask about a lower-case word, in a held-out phrasing if `new`."""
         word = vary_case(word, rng)
-        prompt = rng.choice(SPELL_PROMPTS).format(w=quote(word, rng))
+        prompt = SPELL_WAYS.draw(rng, new=new).format(w=quote(word, rng))
         return Problem(
-            task=self.name, prompt=prompt, answer="-".join(word), facts={"word": word}, part=f"{len(word)} letters"
+            task=self.name,
+            prompt=prompt,
+            answer="-".join(word),
+            facts={"word": word},
+            part=part_of(f"{len(word)} letters", new=new),
         )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
@@ -189,14 +199,19 @@ class ReverseWord:
     name = "reverse"
 
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
-        return _maybe_again(self, self.pose(draw_word(rng, held_out=held_out), rng), rng, held_out=held_out)
+        word, new = draw_word(rng, held_out=held_out), asks_new(rng, held_out=held_out)
+        return _maybe_again(self, self.pose(word, rng, new=new), rng, held_out=held_out)
 
-    def pose(self, word: str, rng: random.Random) -> Problem:
-        """Ask about a lower-case word."""
+    def pose(self, word: str, rng: random.Random, *, new: bool = False) -> Problem:
+        """Ask about a lower-case word, in a held-out phrasing if `new`."""
         word = vary_case(word, rng)
-        prompt = rng.choice(REVERSE_PROMPTS).format(w=quote(word, rng))
+        prompt = REVERSE_WAYS.draw(rng, new=new).format(w=quote(word, rng))
         return Problem(
-            task=self.name, prompt=prompt, answer=word[::-1], facts={"word": word}, part=f"{len(word)} letters"
+            task=self.name,
+            prompt=prompt,
+            answer=word[::-1],
+            facts={"word": word},
+            part=part_of(f"{len(word)} letters", new=new),
         )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:

@@ -21,13 +21,15 @@ class Pool(Generic[_T]):
         name: keeps the splits of several pools apart.
         entries: what there is to draw, two or more.
         key: what an entry is told by; its text by default.
+        rounds: how often a tenth is held out; more for short lists, of which one tenth would tell little.
     """
 
-    def __init__(self, name: str, entries: Iterable[_T], *, key: Callable[[_T], str] = str) -> None:
+    def __init__(self, name: str, entries: Iterable[_T], *, key: Callable[[_T], str] = str, rounds: int = 1) -> None:
         self.train: list[_T] = []
         self.held_out: list[_T] = []
         for entry in entries:
-            (self.held_out if is_held_out(f"{name} {key(entry)}") else self.train).append(entry)
+            keys = (f"{name} {key(entry)}{f' {turn}' if turn else ''}" for turn in range(rounds))
+            (self.held_out if any(map(is_held_out, keys)) else self.train).append(entry)
         for empty, full in ((self.train, self.held_out), (self.held_out, self.train)):
             if not empty:  # a short list: hold out the one whose key sorts first
                 full.sort(key=key)

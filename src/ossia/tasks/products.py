@@ -7,6 +7,7 @@ import random
 from ossia.harmony.message import Effort
 from ossia.tasks.arithmetic import numbers_in, write_number
 from ossia.tasks.base import Answer, Problem, Solution, is_held_out
+from ossia.tasks.ways import Ways, asks_new, maybe_words, part_of
 from ossia.tasks.written import divide_columns, multiply_columns
 
 MULTIPLY_PROMPTS = (
@@ -21,6 +22,8 @@ DIVIDE_PROMPTS = (
     "How many times does {b} go into {a}?", "What's {a} divided by {b}?", "Please work out {a} / {b}.",
     "Can you divide {a} by {b}?", "{a} divided by {b}",
 )  # fmt: skip
+MULTIPLY_WAYS, DIVIDE_WAYS = Ways("multiply", MULTIPLY_PROMPTS), Ways("divide", DIVIDE_PROMPTS)
+DIVIDE_EVEN_WAYS = Ways("divide_even")
 SHAPES = ((1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (3, 2))
 """Digits of the factors."""
 SHAPE_WEIGHTS = (1, 3, 3, 2, 4, 2)
@@ -28,6 +31,11 @@ SHAPE_WEIGHTS = (1, 3, 3, 2, 4, 2)
 
 def _draw_digits(rng: random.Random, digits: int) -> int:
     return rng.randint(10 ** (digits - 1) if digits > 1 else 2, 10**digits - 1)
+
+
+def _written(number: int, way: str, rng: random.Random) -> str:
+    """A number in digits or words, as the way to ask allows."""
+    return maybe_words(number, write_number(number, rng), way, rng)
 
 
 class Multiply:
@@ -45,9 +53,11 @@ class Multiply:
                 break
         if rng.random() < 0.3:
             a, b = b, a
-        prompt = rng.choice(MULTIPLY_PROMPTS).format(a=write_number(a, rng), b=write_number(b, rng))
+        new = asks_new(rng, held_out=held_out)
+        way = MULTIPLY_WAYS.draw(rng, new=new)
+        prompt = way.format(a=_written(a, way, rng), b=_written(b, way, rng))
         facts = {"a": str(a), "b": str(b)}
-        part = f"{shape[0]} by {shape[1]} digits"
+        part = part_of(f"{shape[0]} by {shape[1]} digits", new=new)
         return Problem(task=self.name, prompt=prompt, answer=str(a * b), facts=facts, part=part)
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
@@ -77,9 +87,11 @@ class Divide:
                 a -= a % b
             if a and is_held_out(f"/ {a} {b}") == held_out:
                 break
-        prompt = rng.choice(DIVIDE_PROMPTS).format(a=write_number(a, rng), b=b)
+        new = asks_new(rng, held_out=held_out)
+        way = (DIVIDE_EVEN_WAYS if a % b == 0 and rng.random() < 0.25 else DIVIDE_WAYS).draw(rng, new=new)
+        prompt = way.format(a=_written(a, way, rng), b=_written(b, way, rng))
         answer = f"{a // b} r {a % b}" if a % b else str(a // b)
-        part = "with rest" if a % b else "even"
+        part = part_of("with rest" if a % b else "even", new=new)
         return Problem(task=self.name, prompt=prompt, answer=answer, facts={"a": str(a), "b": str(b)}, part=part)
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:

@@ -12,7 +12,7 @@ from typing import Any
 from ossia.harmony.content import DeveloperContent, ResponseFormat
 from ossia.harmony.message import Effort
 from ossia.tasks.base import Answer, Problem, Solution
-from ossia.tasks.field_kinds import draw_field, draw_kinds
+from ossia.tasks.field_kinds import CUSTOM, draw_fields, draw_kinds
 from ossia.tasks.fields import Field
 from ossia.tasks.functions import name_arguments
 from ossia.tasks.json_values import equal_json, read_json, write_json
@@ -26,6 +26,8 @@ OPENINGS = (
     "", "", "Extract: ", "Get the data from this: ", "Please read this: ", "Text: ", "Put this into the format: ",
     "Turn this into a record: ", "Note: ", "FYI: ", "From an e-mail: ",
 )  # fmt: skip
+DRILL_SHARE = 0.12
+"""Of so many records, all fields have invented names and values, to be copied."""
 
 
 class StructuredOutput:
@@ -35,7 +37,9 @@ class StructuredOutput:
 
     def problem(self, rng: random.Random, *, held_out: bool) -> Problem:
         noun = load_pool("nouns").draw(rng, held_out=held_out)
-        fields = [draw_field(kind, rng, held_out=held_out) for kind in draw_kinds(rng, rng.randint(2, 6))]
+        number = rng.randint(2, 6)
+        kinds = [CUSTOM] * number if rng.random() < DRILL_SHARE else draw_kinds(rng, number)
+        fields = draw_fields(kinds, rng, held_out=held_out)
         properties: dict[str, Any] = {}
         record: dict[str, Any] = {}
         said: list[Field] = []
@@ -67,7 +71,10 @@ class StructuredOutput:
             task=self.name,
             prompt=rng.choice(OPENINGS) + tell(noun, said, rng),
             answer=answer,
-            facts={"names": ", ".join(properties)},
+            facts={
+                "names": ", ".join(properties),
+                "shown": write_json({field.name: field.shown for field in said}),
+            },
             developer=developer,
             part="with nulls" if None in record.values() else "all said",
         )
@@ -75,7 +82,7 @@ class StructuredOutput:
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:
         analysis = "" if effort is Effort.LOW else f"I take {problem.facts['names']} from the text."
         if effort is Effort.HIGH:
-            analysis += f"\n{name_arguments(problem.answer)}"
+            analysis += f"\n{name_arguments(problem.answer, shown=problem.facts['shown'])}"
         return Solution(analysis=analysis, final=(problem.answer,))
 
     def grade(self, problem: Problem, answer: Answer) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ossia.harmony.message import Effort
 from ossia.tasks.arithmetic import numbers_in
 from ossia.tasks.base import Answer, Problem, Solution, is_held_out
+from ossia.tasks.ways import Ways, asks_new, maybe_words, part_of
 from ossia.tasks.written import equation, plain
 
 TOLERANCE = Decimal("0.005")
@@ -22,6 +23,8 @@ PROMPTS = (
     "I have {v} {f}. How many {t} is that?",
     "Can you convert {v} {f} to {t}?", "Turn {v} {f} into {t}.", "what's {v} {f} in {t}",
 )  # fmt: skip
+
+WAYS = Ways("convert_units", PROMPTS)
 
 
 class Unit(NamedTuple):
@@ -116,7 +119,11 @@ class ConvertUnits:
         is_short = rng.random() < 0.35
         name = source.short if is_short else source.one if value == 1 else source.many
         written = f"{int(value):,}" if value >= 1000 and value == int(value) and rng.random() < 0.15 else shown
-        prompt = rng.choice(PROMPTS).format(v=written, f=name, t=target.short if is_short else target.many)
+        new = asks_new(rng, held_out=held_out)
+        way = WAYS.draw(rng, new=new)
+        if value == int(value) and not is_short:
+            written = maybe_words(int(value), written, way, rng)
+        prompt = way.format(v=written, f=name, t=target.short if is_short else target.many)
         facts = {
             "value": shown,
             "from": source.one if value == 1 else source.many,
@@ -131,7 +138,7 @@ class ConvertUnits:
             prompt=prompt,
             answer=result,
             facts=facts,
-            part=f"{relation.large.one}, {relation.small.one}",
+            part=part_of(f"{relation.large.one}, {relation.small.one}", new=new),
         )
 
     def solve(self, problem: Problem, *, effort: Effort, rng: random.Random) -> Solution:

@@ -1,52 +1,38 @@
-"""Word problems of one to three steps, from the stories of data/word_problems.txt.
-
-A line of that file: the quantities with their ranges (`a:2-9`), or what they are made of (`c=axb+k`, read from the
-left; a `k` is drawn but not told); the text; questions; steps (`axb; r1-c`: `r1` is the first result); the answer.
-"""
+"""Word problems of one to three steps, from the stories of `word_stories`."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
-from ossia.core.paths import PACKAGE_ROOT
 from ossia.harmony.message import Effort
 from ossia.tasks.arithmetic import numbers_in
 from ossia.tasks.base import Answer, Problem, Solution, is_held_out
-from ossia.tasks.pools import Pool, load_pool
+from ossia.tasks.pools import load_pool
+from ossia.tasks.word_stories import Story, load_stories
 from ossia.tasks.written import equation
 
 _PLURALS = {"leaf": "leaves", "shelf": "shelves", "box": "boxes"}
+_CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")
+_WORD = re.compile(r"\s*([A-Za-z]+)")
 MAX_RESULT = 20_000
+MAX_DIVISOR = 12
+"""Divisors are at most so large, or tens: what `divide` teaches."""
+EASY_TOP = 49
+EASY_SHARE = 0.6
+"""In so many problems the quantities drawn are at most EASY_TOP: what is hard in a story is the relation."""
+ROLE_SHARE = 0.15
+ADJECTIVE_SHARE = 0.25
 
 
-class Step(NamedTuple):
-    """One equation over names of quantities and earlier results, or a written number."""
+class Worked(NamedTuple):
+    """One equation with its numbers."""
 
-    left: str
+    left: int
     operator: str
-    right: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Story:
-    """One line of the file.
-
-    Attributes:
-        ranges: of the quantities drawn.
-        made: quantities that follow from others, as names with operators between.
-    """
-
-    ranges: Mapping[str, tuple[int, int]]
-    made: Mapping[str, tuple[str, ...]]
-    text: str
-    questions: tuple[str, ...]
-    steps: tuple[Step, ...]
-    said: str
+    right: int
 
 
 def plural(item: str) -> str:
@@ -60,38 +46,6 @@ def plural(item: str) -> str:
     return f"{item}s"
 
 
-def read_story(line: str) -> Story:
-    """Read one line of the file."""
-    quantities, text, questions, steps, said = (part.strip() for part in line.split(" | "))
-    ranges: dict[str, tuple[int, int]] = {}
-    made: dict[str, tuple[str, ...]] = {}
-    for part in quantities.split():
-        if "=" in part:
-            name, _, formula = part.partition("=")
-            made[name] = tuple(re.findall(r"[a-w]|[-+x/]|\d+", formula))
-            ranges.pop(name, None)
-        else:
-            name, low, high = re.split("[:-]", part)
-            ranges[name] = (int(low), int(high))
-    found = [re.fullmatch(r"([a-w]\d?|\d+)([-+x/])([a-w]\d?|\d+)", step.strip()) for step in steps.split(";")]
-    return Story(
-        ranges=ranges,
-        made=made,
-        text=text,
-        questions=tuple(question.strip() for question in questions.split(";;")),
-        steps=tuple(Step(*match.groups()) for match in found if match is not None),
-        said=said,
-    )
-
-
-@cache
-def load_stories() -> Pool[Story]:
-    """The packaged stories, whole ones held out."""
-    text = (PACKAGE_ROOT / "tasks" / "data" / "word_problems.txt").read_text(encoding="utf-8")
-    stories = [read_story(line) for line in text.splitlines() if line and not line.startswith("#")]
-    return Pool("a story", stories, key=lambda story: story.text + "".join(map(str, story.steps)))
-
-
 def compute(left: int, operator: str, right: int) -> int | None:
     """The result, if it is a natural number within bounds."""
     if operator == "/":
@@ -101,7 +55,8 @@ def compute(left: int, operator: str, right: int) -> int | None:
 
 
 def _draw_quantities(story: Story, rng: random.Random) -> dict[str, int] | None:
-    values = {name: rng.randint(low, high) for name, (low, high) in story.ranges.items()}
+    top = EASY_TOP if rng.random() < EASY_SHARE else MAX_RESULT
+    values = {name: rng.randint(low, max(low, min(high, top))) for name, (low, high) in story.ranges.items()}
     for name, formula in story.made.items():
         result: int | None = _value(formula[0], values)
         for operator, operand in zip(formula[1::2], formula[2::2], strict=True):
@@ -118,17 +73,41 @@ def _value(name: str, values: Mapping[str, int]) -> int:
     return int(name) if name.isdigit() else values[name]
 
 
-def _work(story: Story, values: dict[str, int]) -> list[tuple[int, str, int]] | None:
+def _work(story: Story, values: dict[str, int]) -> list[Worked] | None:
     """The equations with their numbers; the results go into `values` as r1, r2, ... and the last as r."""
-    worked: list[tuple[int, str, int]] = []
+    worked: list[Worked] = []
     for number, (left, operator, right) in enumerate(story.steps, start=1):
         a, b = _value(left, values), _value(right, values)
         result = compute(a, operator, b)
-        if not result:
+        if not result or (operator == "/" and b > MAX_DIVISOR and b % 10):
             return None
         values[f"r{number}"] = values["r"] = result
-        worked.append((a, operator, b))
+        worked.append(Worked(a, operator, b))
     return worked
+
+
+def _draw_words(story: Story, rng: random.Random, *, held_out: bool) -> dict[str, str]:
+    """People, things, containers and the story's own words, by the names of their places."""
+
+    def several(pool: str, number: int) -> list[str]:
+        return load_pool(pool).sample(rng, number, held_out=held_out)
+
+    people = several("first_names", 3)
+    for place, role in enumerate(several("roles", 3)):
+        if rng.random() < ROLE_SHARE:
+            people[place] = f"the {role}"
+    things = several("items", 2)
+    if rng.random() < ADJECTIVE_SHARE:
+        things[0] = f"{several('adjectives', 1)[0]} {things[0]}"
+    container = several("containers", 1)[0]
+    return {
+        **dict(zip("ABC", people, strict=True)),
+        **dict(zip("st", things, strict=True)),
+        **dict(zip("ij", map(plural, things), strict=True)),
+        "h": container,
+        "g": plural(container),
+        **{name: rng.choice(options) for name, options in story.words.items()},
+    }
 
 
 class WordProblems:
@@ -148,24 +127,26 @@ class WordProblems:
             worked = None if values is None else _work(story, values)
             if values is None or worked is None:
                 continue
-            told = " ".join(str(values[name]) for name in sorted(values) if name != "k" and name[0] != "r")
-            if is_held_out(f"story {story.text} {told}") == held_out:
+            told = [str(values[name]) for name in story.told]
+            if is_held_out(f"story {story.family} {' '.join(told)}") == held_out:
                 break
-        people = load_pool("first_names").sample(rng, 3, held_out=held_out)
-        things = load_pool("items").sample(rng, 2, held_out=held_out)
-        places = {
-            **dict(zip("ABC", people, strict=False)),
-            **dict(zip("st", things, strict=False)),
-            **dict(zip("ij", map(plural, things), strict=False)),
-            **{name: str(value) for name, value in values.items()},
-        }
-        question = rng.choice(story.questions)
-        prompt = _fill(f"{story.text} {question}", places)
+        places = _draw_words(story, rng, held_out=held_out) | {name: str(value) for name, value in values.items()}
+        text = _choose(rng.choice(story.texts), rng)
+        question = _fill(_choose(rng.choice(story.questions), rng), places)
+        prompt = _fill(f"{text} {question}", places)
         facts = {
             "steps": ";".join(f"{a} {operator} {b}" for a, operator, b in worked),
+            "relations": ";".join(
+                relation.format(x=step.left, y=step.right)
+                for relation, step in zip(story.relations, worked, strict=True)
+            ),
             "said": _fill(story.said, places),
-            "question": _fill(question, places),
-            "known": ", ".join(str(values[name]) for name in sorted(values) if name != "k" and name[0] != "r"),
+            "asked": _fill_plain(story.labels["asked"], places) if story.labels else question,
+            "known": ", ".join(
+                [_fill_plain(story.labels[name], places) for name in story.told]
+                if story.labels
+                else [_with_word(number, prompt) for number in told]
+            ),
         }
         part = f"{'new' if is_new else 'known'} story, {len(worked)} step{'s' if len(worked) > 1 else ''}"
         return Problem(task=self.name, prompt=prompt, answer=str(values["r"]), facts=facts, part=part)
@@ -180,14 +161,33 @@ class WordProblems:
             a, operator, b = steps[-1]
             inverse = {"+": "-", "-": "+", "x": "/", "/": "x"}[operator]
             check = f"{problem.answer} {inverse} {b} = {a}"
-            lines = [f"known: {facts['known']}", f"asked: {facts['question']}", *lines, f"check: {check} ok"]
+            relations = facts["relations"].split(";")
+            reasons = [line for pair in zip(relations, lines, strict=True) for line in pair]
+            lines = [f"known: {facts['known']}", f"asked: {facts['asked']}", *reasons, f"check: {check} ok"]
         return Solution(analysis="\n".join(lines), final=(facts["said"],))
 
     def grade(self, problem: Problem, answer: Answer) -> bool:
         return numbers_in(answer.final or "")[-1:] == [problem.answer]
 
 
-def _fill(text: str, places: Mapping[str, str]) -> str:
+def _choose(text: str, rng: random.Random) -> str:
+    """Take one of each `(a|b)`."""
+    return _CHOICE.sub(lambda match: rng.choice(match[1].split("|")), text)
+
+
+def _with_word(number: str, text: str) -> str:
+    """A number as the text has it, with the word behind it: what it counts."""
+    found = re.search(rf"\b{number}\b", text)
+    word = _WORD.match(text, found.end()) if found is not None else None
+    return number if word is None else f"{number} {word[1]}"
+
+
+def _fill_plain(text: str, places: Mapping[str, str]) -> str:
     """Fill the places, with "an" before vowels."""
-    filled = text.format_map(places)
-    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", filled)
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text.format_map(places))
+
+
+def _fill(text: str, places: Mapping[str, str]) -> str:
+    """Fill the places, and begin each sentence with a capital."""
+    filled = _fill_plain(text, places)
+    return re.sub(r"(^|[.?!] )([a-z])", lambda match: match[1] + match[2].upper(), filled)

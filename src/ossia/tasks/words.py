@@ -9,6 +9,7 @@ from functools import cache
 from typing import NamedTuple
 
 from ossia.core.paths import PACKAGE_ROOT
+from ossia.harmony.vocab import load_o200k_ranks
 from ossia.tasks.base import is_held_out
 
 ALWAYS_HELD_OUT = frozenset({"strawberry", "strawberries"})
@@ -30,6 +31,17 @@ def load_words() -> WordSplit:
     held_out = tuple(word for word in words if word in ALWAYS_HELD_OUT or is_held_out(word))
     kept = set(held_out)
     return WordSplit(train=tuple(word for word in words if word not in kept), held_out=held_out)
+
+
+@cache
+def load_common_words() -> tuple[str, ...]:
+    """The words to train on that are one token of o200k after a space, and so most likely of a smaller vocabulary.
+
+    After a quotation mark most of them are several tokens (` mushrooms`, but `m` `ush` `rooms`). How each is spelled
+    has to be learned one by one, so that these need to be copied more often than a draw from all words gives.
+    """
+    ranks = load_o200k_ranks()
+    return tuple(word for word in load_words().train if f" {word}".encode() in ranks)
 
 
 def draw_word(rng: random.Random, *, held_out: bool) -> str:

@@ -53,7 +53,7 @@ def test_latex_becomes_plain() -> None:
 def test_sweeps_cover_all_lengths(name: str) -> None:
     task, rng = SWEEPS[name], random.Random(0)
     problems = [task.problem(rng, held_out=True) for _ in range(300)]
-    lengths = {int(problem.part.split(" ")[0]) for problem in problems}
+    lengths = {int(problem.part.split("; ")[-1].split(" ")[0]) for problem in problems}
     assert lengths == set(DIGITS if "digits" in problems[0].part else LETTERS)
     for problem in problems[:20]:
         assert task.grade(problem, task.solve(problem, effort=EFFORT, rng=rng).answer)

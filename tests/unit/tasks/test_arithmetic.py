@@ -22,6 +22,7 @@ from ossia.tasks.arithmetic import (
     subtract_columns,
 )
 from ossia.tasks.base import Answer, Problem
+from ossia.tasks.ways import words_to_digits
 
 SEEDS = st.integers(min_value=0, max_value=2**64 - 1)
 NATURAL = st.integers(min_value=0, max_value=10**8 - 1)
@@ -92,7 +93,9 @@ def test_answers_of_drawn_problems(task: Add | Subtract, seed: int) -> None:
     a, b = int(problem.facts["a"]), int(problem.facts["b"])
     expected = a + b if isinstance(task, Add) else a + -b
     assert int(problem.answer) == expected
-    assert sorted(numbers_in(re.sub(r"(?<=\d)\s*-\s*(?=\d)", " ", problem.prompt))) == sorted([str(a), str(b)])
+    assert sorted(numbers_in(words_to_digits(re.sub(r"(?<=\d)\s*-\s*(?=\d)", " ", problem.prompt)))) == sorted(
+        [str(a), str(b)]
+    )
     for wrong in {expected + 1, expected - 1, expected * 10, -expected} - {expected}:
         assert not task.grade(problem, Answer(final=f"{a} and {b} give {wrong}"))
 

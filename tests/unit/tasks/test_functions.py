@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 
 import jsonschema
 import pytest
@@ -17,10 +18,13 @@ from ossia.harmony.render import render
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.tasks.base import Answer, CallMade, Problem
 from ossia.tasks.conversation import problem_messages, solution_messages
-from ossia.tasks.field_kinds import CLASHES, KINDS, draw_field, draw_kinds
+from ossia.tasks.field_kinds import CLASHES, CUSTOM, KINDS, draw_field, draw_fields, draw_kinds
 from ossia.tasks.function_tools import draw_function
+from ossia.tasks.functions import KINDS as CALL_KINDS
 from ossia.tasks.functions import FunctionCalls, find_result, same_calls
 from ossia.tasks.structured import StructuredOutput
+from ossia.tasks.values import draw_phrase
+from ossia.tasks.words import load_words
 
 SEEDS = st.integers(min_value=0, max_value=2**64 - 1)
 TASK = FunctionCalls()
@@ -118,14 +122,14 @@ def test_functions_of_training_are_never_held_out(seed: int) -> None:
 def test_fields_beside_one_another_differ(seed: int, number: int) -> None:
     rng = random.Random(seed)
     kinds = draw_kinds(rng, number)
-    fields = [draw_field(kind, rng, held_out=False) for kind in kinds]
+    fields = draw_fields(kinds, rng, held_out=False)
     assert len({field.name for field in fields}) == number
     assert all(len(clash & set(kinds)) <= 1 for clash in CLASHES)
     for field in fields:
         jsonschema.validate(field.value, field.schema)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", [*KINDS, CUSTOM])
 def test_each_kind_says_its_value(kind: str) -> None:
     for seed in range(20):
         field = draw_field(kind, random.Random(seed), held_out=bool(seed % 2))
@@ -170,3 +174,41 @@ def test_records_follow_their_schema_and_must_be_exact(seed: int, held_out: bool
     for wrong in ({**record, name: "another"}, {key: value for key, value in record.items() if key != name}, [record]):
         assert not task.grade(problem, Answer(final=json.dumps(wrong)))
     assert not task.grade(problem, Answer(final=f"Here it is: {problem.answer}"))
+
+
+def test_each_kind_of_request_comes_often_enough() -> None:
+    rng = random.Random(0)
+    kinds = Counter(TASK.problem(rng, held_out=False).part for _ in range(2000))
+    assert set(kinds) == set(CALL_KINDS)
+    assert all(count / 2000 > (0.02 if kind == "other" else 0.06) for kind, count in kinds.items())
+    assert kinds["two calls"] / 2000 > 0.14
+    assert kinds["copy"] / 2000 < 0.2
+
+
+@settings(max_examples=50)
+@given(seed=SEEDS)
+def test_high_effort_quotes_each_text_before_its_call(seed: int) -> None:
+    rng = random.Random(seed)
+    problem = TASK.problem(rng, held_out=False)
+    if problem.part == "other":
+        return
+    for call in TASK.solve(problem, effort=Effort.HIGH, rng=rng).calls:
+        for name, value in json.loads(call.content).items():
+            line = next(line for line in call.analysis.splitlines() if line.startswith(f"{name}: "))
+            assert line.endswith(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+            if isinstance(value, str):
+                assert line.removeprefix(f"{name}: ").split(" -> ")[0] in problem.prompt
+
+
+def test_words_to_copy_come_from_the_whole_list_in_every_case() -> None:
+    rng = random.Random(1)
+    drawn = [draw_field(CUSTOM, rng, held_out=False).value for _ in range(4000)]
+    texts = {value for value in drawn if isinstance(value, str)}
+    assert len(texts) > 3000
+    words = {word for text in texts for word in text.split()}
+    assert len(words & set(load_words().train)) > 1500
+    assert sum(word.isupper() for word in words) > 200
+    assert sum(word.istitle() for word in words) > 200
+    assert not {word.lower() for _ in range(1000) for word in draw_phrase(rng, False).split()} & {
+        *load_words().held_out
+    }

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ossia.harmony.message import Effort
 from ossia.tasks.base import Answer
 from ossia.tasks.registry import TASKS
+from ossia.tasks.ways import words_to_digits
 
 SEEDS = st.integers(min_value=0, max_value=2**64 - 1)
 EVERY_TASK = pytest.mark.parametrize("name", list(TASKS))
@@ -113,7 +114,8 @@ def test_prompts_name_what_they_ask_about(name: str, seed: int) -> None:
     """No place of a template is left open, and the facts that the solver uses are in the text."""
     problem = TASKS[name].problem(random.Random(seed), held_out=False)
     assert not re.search(r"\{\w+\}", problem.prompt)
-    plain = problem.opening.replace(",", "").lower()
+    opening = problem.opening.replace(",", "").lower()
+    plain = f"{opening} {words_to_digits(opening)}"
     for key in ("word", "letter", "a", "b"):
         if name in ("count_letters", "spell", "reverse", "add", "subtract", "compare", "multiply", "divide"):
             assert problem.facts.get(key, "").lower() in plain

@@ -7,25 +7,89 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ossia.harmony.message import Effort
 from ossia.tasks.base import Answer
 from ossia.tasks.pools import load_pool
-from ossia.tasks.word_problems import WordProblems, compute, load_stories, plural, read_story
+from ossia.tasks.word_problems import WordProblems, compute, plural
+from ossia.tasks.word_stories import Story, load_stories, read_families, read_story
 
 SEEDS = st.integers(min_value=0, max_value=2**64 - 1)
 
 
-def test_every_line_of_the_file_is_a_story_that_can_be_told() -> None:
+def test_every_story_can_be_told() -> None:
     stories = load_stories()
-    assert len(stories.train) > 60
-    assert len(stories.held_out) > 5
+    assert len(stories.train) + len(stories.held_out) >= 5 * 78
+    assert len(stories.held_out) >= 30
     for story in stories.train + stories.held_out:
-        known = {*story.ranges, *story.made, *(f"r{n}" for n in range(1, len(story.steps) + 1))}
-        assert 1 <= len(story.steps) <= 3
+        known = {*story.told, *(f"r{n}" for n in range(1, len(story.steps)))}
+        assert 1 <= len(story.steps) == len(story.relations) <= 3
         for left, _, right in story.steps:
             assert all(name.isdigit() or name in known for name in (left, right))
-        for name in {*story.ranges, *story.made} - {"k"}:
-            assert "{" + name + "}" in story.text + "".join(story.questions)
+        for text in story.texts:
+            for name in story.told:
+                assert "{" + name + "}" in text + "".join(story.questions)
+            for name in {*story.ranges, *story.made} - {*story.told}:
+                assert "{" + name + "}" not in text
         assert "{r}" in story.said
+        assert not set(story.words) & set("abcdeghijrstABC")
+
+
+def test_families_are_held_out_whole() -> None:
+    stories = load_stories()
+    families = [{story.family for story in side} for side in (stories.train, stories.held_out)]
+    assert not families[0] & families[1]
+    assert all(len(side) > 15 for side in families)
+
+
+def test_both_sides_have_all_operations_and_numbers_of_steps() -> None:
+    stories = load_stories()
+    for side in (stories.train, stories.held_out):
+        assert {story.steps[0].operator for story in side} == set("+-x/")
+        assert {len(story.steps) for story in side} == {1, 2, 3}
+    lengths = [len(story.steps) for story in stories.train]
+    assert lengths.count(3) < len(lengths) / 5
+
+
+FAMILY = """
+= product a:2-9 b:2-20
+~ m=bus|tram
+l {a} hours ;; {b} people each hour ;; {c} people in all
+ab A {m} takes {b} people an hour for {a} hours. ;; For {a} hours {b} come.
+ac In {a} hours {c} come.
+bc {b} come an hour, {c} in all.
+?a How many hours?
+?b How many in an hour?
+?c How many in all?
+!a It is {r} hours.
+!b It is {r}.
+!c It is {r}.
++ {d} more come.
+- {d} leave.
+?e How many are there?
+!e There are {r}.
+"""
+
+
+def test_a_family_is_asked_for_each_of_its_quantities() -> None:
+    stories = read_families(FAMILY)
+
+    def steps(story: Story) -> str:
+        return "; ".join("".join(step) for step in story.steps)
+
+    assert [steps(story) for story in stories] == ["axb", "c/a", "c/b", "axb; r1+d", "axb; r1-d", "axb; r1+d; r2-e"]
+    assert stories[2].labels["asked"] == "hours"
+    assert stories[3].texts[1] == "For {a} hours {b} come. {d} more come."
+    assert "{e} leave" in stories[5].texts[0]
+
+
+@given(seed=SEEDS)
+def test_the_relation_names_the_operation_before_each_equation(seed: int) -> None:
+    rng = random.Random(seed)
+    problem = WordProblems().problem(rng, held_out=False)
+    lines = WordProblems().solve(problem, effort=Effort.HIGH, rng=rng).analysis.splitlines()
+    names = {"+": "add", "-": "subtract", "x": "multiply", "/": "divide"}
+    operators = [step.split()[1] for step in problem.facts["steps"].split(";")]
+    assert [line.rsplit(" ", 1)[1] for line in lines[2:-1:2]] == [names[operator] for operator in operators]
 
 
 def test_quantities_may_be_made_of_others() -> None:
@@ -47,7 +111,7 @@ def test_the_last_equation_gives_the_answer(seed: int, held_out: bool) -> None:
     problem = WordProblems().problem(random.Random(seed), held_out=held_out)
     a, operator, b = problem.facts["steps"].split(";")[-1].split()
     assert compute(int(a), operator, int(b)) == int(problem.answer)
-    for number in problem.facts["known"].split(", "):
+    for number in re.findall(r"\d+", problem.facts["known"]):
         assert re.search(rf"\b{number}\b", problem.prompt)
     assert not WordProblems().grade(problem, Answer(final=f"It is {int(problem.answer) + 1}."))
 

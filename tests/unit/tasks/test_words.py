@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ossia.tasks import words
 from ossia.tasks.base import is_held_out
-from ossia.tasks.words import draw_letters, draw_word, load_words, quote, vary_case
+from ossia.tasks.words import draw_letters, draw_word, load_common_words, load_words, quote, vary_case
 
 SEEDS = st.integers(min_value=0, max_value=2**64 - 1)
 
@@ -60,3 +60,10 @@ def test_case_and_quotes_keep_the_word(seed: int, word: str) -> None:
     quoted = quote(varied, rng)
     assert quoted.strip("'\"“”‘’`") == varied
     assert len(quoted) - len(varied) in {0, 2}
+
+
+def test_common_words_are_words_to_train_on() -> None:
+    common = set(load_common_words())
+    assert 5_000 < len(common) < 40_000
+    assert common <= set(load_words().train)
+    assert "garden" in common
