@@ -91,7 +91,7 @@ def served_prompt(body: dict[str, Any], *, num_messages: int) -> list[int]:
     return render(conversation, tokenizer=TOKENIZER)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.integers(0, 2**64))
 def test_each_message_is_learned_behind_the_prompt_that_the_server_gives(seed: int) -> None:
     body = random_body(random.Random(seed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import random
 import re
+from collections.abc import Mapping
 
 from ossia.harmony.message import Effort
 from ossia.tasks.arithmetic import numbers_in
@@ -19,6 +20,7 @@ MONTHS = (
 _SHORT_MONTHS: tuple[str, ...] = tuple(month[:3] for month in MONTHS)
 MONTH_CODES = (0, 3, 3, 6, 1, 4, 6, 2, 5, 0, 3, 5)
 """Days before each month of a common year, modulo 7."""
+CENTURY_CODES = {17: 4, 18: 2, 19: 0, 20: 6, 21: 4}
 DAYS_BEFORE = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
 
 WEEKDAY_PROMPTS = (
@@ -94,7 +96,7 @@ def weekday_steps(date: datetime.date) -> str:
     ``2024-03-15: 24+6=30, century 6, March 3, day 15: 30+6+3+15=54, 54 mod 7 = 5 -> Friday``
     """
     two = date.year % 100
-    century = {17: 4, 18: 2, 19: 0, 20: 6, 21: 4}[date.year // 100]
+    century = CENTURY_CODES[date.year // 100]
     code, day = MONTH_CODES[date.month - 1], date.day
     total = two + two // 4 + century + code + day
     text = f"year {two}+{two // 4}={two + two // 4}, century {century}, {MONTHS[date.month - 1]} {code}, day {day}: "
@@ -103,6 +105,14 @@ def weekday_steps(date: datetime.date) -> str:
         text += f", leap year: {total}-1={total - 1}"
         total -= 1
     return f"{text}, {total}-{total // 7 * 7}={total % 7} -> {WEEKDAYS[total % 7 - 1]}"
+
+
+def short_weekday_steps(date: datetime.date) -> str:
+    """`weekday_steps` with the sums and the remainder in the head: ``24, 6, 6, 3, 15: 54 -> Friday``."""
+    two = date.year % 100
+    century, code = CENTURY_CODES[date.year // 100], MONTH_CODES[date.month - 1]
+    total = two + two // 4 + century + code + date.day - (is_leap(date.year) and date.month <= 2)
+    return f"{two}, {two // 4}, {century}, {code}, {date.day}: {total} -> {WEEKDAYS[total % 7 - 1]}"
 
 
 def day_of_year(date: datetime.date) -> int:
@@ -155,6 +165,41 @@ def _draw_date(rng: random.Random) -> datetime.date:
     return first + datetime.timedelta(days=rng.randrange((last - first).days))
 
 
+def _short_steps(facts: Mapping[str, str], date: datetime.date, other: datetime.date, answer: str) -> str:
+    """The reasoning at medium effort: what is looked up is written, most of what is computed stays in the head."""
+    match facts["kind"]:
+        case "weekday":
+            return short_weekday_steps(date)
+        case "between":
+            return f"{day_of_year_steps(date)}\n{day_of_year_steps(other)}\n-> {facts['days']}"
+        case "add":
+            return f"{add_steps(date, int(facts['days']))}\n-> {answer}"
+        case _:
+            weeks, rest = divmod(int(facts["days"]), 7)
+            return f"{facts['days']} = {weeks}x7+{rest} -> {answer}"
+
+
+def _steps_and_check(
+    facts: Mapping[str, str], date: datetime.date, other: datetime.date, answer: str
+) -> tuple[str, str]:
+    """The reasoning at high effort, every step written, and another way to the same answer."""
+    days = int(facts["days"])
+    match facts["kind"]:
+        case "weekday":
+            earlier = date - datetime.timedelta(days=7)
+            return weekday_steps(date), f"a week before, {earlier.isoformat()}: {weekday_steps(earlier)}"
+        case "between":
+            return between_steps(date, other), add_steps(date, days).replace("\n", "; ")
+        case "add":
+            return f"{add_steps(date, days)}\n-> {answer}", between_steps(date, other).replace("\n", "; ")
+        case _:
+            weeks, rest = divmod(days, 7)
+            place = WEEKDAYS.index(facts["weekday"])
+            names = ", ".join(WEEKDAYS[(place + step) % 7] for step in range(1, rest + 1))
+            steps = f"{days} = {weeks}x7+{rest}\n{facts['weekday']} and {rest} days: {names or 'the same'} -> {answer}"
+            return steps, f"{weeks}x7={weeks * 7}, {weeks * 7}+{rest}={days}"
+
+
 class Dates:
     """Four questions about dates of the Gregorian calendar, 1900 to 2100."""
 
@@ -197,26 +242,18 @@ class Dates:
         shown = write_date(date, int(facts["style"]))
         match facts["kind"]:
             case "weekday":
-                analysis, final = weekday_steps(date), f"{shown} is a {answer}."
-                earlier = date - datetime.timedelta(days=7)
-                check = f"a week before, {earlier.isoformat()}: {weekday_steps(earlier)}"
+                final = f"{shown} is a {answer}."
             case "between":
-                analysis, final = between_steps(date, other), f"{days} days"
-                check = add_steps(date, days).replace("\n", "; ")
+                final = f"{days} days"
             case "add":
-                analysis, final = f"{add_steps(date, days)}\n-> {answer}", answer
-                check = between_steps(date, other).replace("\n", "; ")
+                final = answer
             case _:
-                weeks, rest = divmod(days, 7)
-                place = WEEKDAYS.index(facts["weekday"])
-                names = ", ".join(WEEKDAYS[(place + step) % 7] for step in range(1, rest + 1))
-                analysis = (
-                    f"{days} = {weeks}x7+{rest}\n{facts['weekday']} and {rest} days: {names or 'the same'} -> {answer}"
-                )
-                final, check = f"It will be {answer}.", f"{weeks}x7={weeks * 7}, {weeks * 7}+{rest}={days}"
-        if effort is Effort.HIGH:
-            known = facts["weekday"] if facts["kind"] == "later" else shown
-            analysis = f"known: {known}\nasked: {facts['kind']}\n{analysis}\ncheck: {check} ok"
+                final = f"It will be {answer}."
+        if effort is Effort.MEDIUM:
+            return Solution(analysis=_short_steps(facts, date, other, answer), final=(final,))
+        analysis, check = _steps_and_check(facts, date, other, answer)
+        known = facts["weekday"] if facts["kind"] == "later" else shown
+        analysis = f"known: {known}\nasked: {facts['kind']}\n{analysis}\ncheck: {check} ok"
         return Solution(analysis=analysis, final=(final,))
 
     def grade(self, problem: Problem, answer: Answer) -> bool:

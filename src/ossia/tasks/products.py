@@ -8,7 +8,7 @@ from ossia.harmony.message import Effort
 from ossia.tasks.arithmetic import numbers_in, write_number
 from ossia.tasks.base import Answer, Problem, Solution, is_held_out
 from ossia.tasks.ways import Ways, asks_new, maybe_words, part_of
-from ossia.tasks.written import divide_columns, multiply_columns
+from ossia.tasks.written import divide_columns, multiply_columns, multiply_parts
 
 MULTIPLY_PROMPTS = (
     "What is {a} * {b}?", "What is {a} x {b}?", "What is {a} times {b}?", "{a} * {b}", "{a}*{b}", "{a} x {b} = ?",
@@ -65,8 +65,10 @@ class Multiply:
         if effort is Effort.LOW:
             return Solution(analysis="", final=(problem.answer,))
         large, small = max(a, b), min(a, b)
-        analysis = multiply_columns(large, small).text
-        if effort is Effort.HIGH:
+        if effort is Effort.MEDIUM:
+            analysis = multiply_parts(large, small).text
+        else:
+            analysis = multiply_columns(large, small).text
             analysis += f" check: {divide_columns(large * small, small).text} ok"
         return Solution(analysis=analysis, final=(f"{a} x {b} = {problem.answer}",))
 

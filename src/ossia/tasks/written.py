@@ -40,6 +40,19 @@ def multiply_columns(a: int, b: int) -> Columns:
     return Columns(f"{'; '.join(parts)} -> {a * b}", a * b)
 
 
+def multiply_parts(a: int, b: int) -> Columns:
+    """Multiply part by part, the sum in the head: ``347 x 6 = 300x6+40x6+7x6 = 1800+240+42 = 2082``.
+
+    The one of fewer digits stays whole, unless both have several: ``23 x 14 = 23x10+23x4 = 230+92 = 322``.
+    """
+    whole, parted = (b, a) if b < 10 else (a, b)
+    parts = [int(digit) * 10**place for place, digit in enumerate(reversed(str(parted))) if digit != "0"][::-1]
+    if len(parts) < 2:
+        return Columns(f"{a} x {b} = {a * b}", a * b)
+    factors = "+".join(f"{part}x{whole}" if whole == b else f"{whole}x{part}" for part in parts)
+    return Columns(f"{a} x {b} = {factors} = {'+'.join(str(part * whole) for part in parts)} = {a * b}", a * b)
+
+
 def divide_columns(a: int, b: int) -> Columns:
     """Divide a natural number by one from 1 to 99, digit by digit: ``7/2: 7/2=3 r1 -> 3 r1``."""
     steps: list[str] = []

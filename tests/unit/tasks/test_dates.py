@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossia.tasks.base import Answer
-from ossia.tasks.dates import WEEKDAYS, Dates, add_steps, between_steps, read_dates, weekday_steps, write_date
+from ossia.tasks.dates import (
+    WEEKDAYS,
+    Dates,
+    add_steps,
+    between_steps,
+    read_dates,
+    short_weekday_steps,
+    weekday_steps,
+    write_date,
+)
 
 DATES = st.dates(datetime.date(1900, 1, 1), datetime.date(2099, 12, 31))
 
@@ -20,6 +29,14 @@ def test_weekdays_by_codes(date: datetime.date) -> None:
     assert text.endswith(f"-> {WEEKDAYS[date.weekday()]}")
     parts, total = re.findall(r": ([\d+]+)=(\d+)", text)[0]
     assert sum(map(int, parts.split("+"))) == int(total)
+
+
+@given(DATES)
+def test_short_weekdays_name_the_same_total(date: datetime.date) -> None:
+    text = short_weekday_steps(date)
+    ((parts, total, weekday),) = re.findall(r"^([\d, ]+): (\d+) -> (\w+)$", text)
+    assert WEEKDAYS[int(total) % 7 - 1] == weekday == WEEKDAYS[date.weekday()]
+    assert sum(map(int, parts.split(", "))) - int(total) in (0, 1)
 
 
 @given(DATES, st.integers(1, 300))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 import re
 from decimal import Decimal
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from ossia.harmony.message import Effort
 from ossia.tasks.base import Answer
 from ossia.tasks.products import Divide, Multiply
-from ossia.tasks.written import divide_columns, equation, multiply_columns, plain
+from ossia.tasks.written import divide_columns, equation, multiply_columns, multiply_parts, plain
 
 SEEDS = st.integers(min_value=0, max_value=2**64 - 1)
 
@@ -34,6 +35,14 @@ def test_partial_products_add_up(a: int, b: int) -> None:
     assert text.endswith(f"-> {a * b}")
     for line in re.findall(r"(\d+) x (\d): [^;>]*-> (\d+)", text):
         assert int(line[0]) * int(line[1]) == int(line[2])
+
+
+@given(a=st.integers(1, 9999), b=st.integers(2, 99))
+def test_products_part_by_part_are_equations(a: int, b: int) -> None:
+    text, result = multiply_parts(a, b)
+    assert result == a * b
+    for side in text.split(" = "):
+        assert sum(math.prod(map(int, re.findall(r"\d+", term))) for term in side.split("+")) == result
 
 
 @given(a=st.integers(0, 99_999), b=st.integers(1, 99))
