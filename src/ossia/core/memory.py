@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -23,6 +24,20 @@ def free_memory() -> int | None:
 def resident_memory() -> int | None:
     """Bytes of this process that are in memory now, mapped files included; None where the system does not tell."""
     return _field(PROC / "self" / "status", "VmRSS")
+
+
+class ResidentParts(NamedTuple):
+    """Resident bytes: of files, which processes share and the system can drop and read again, and the process's own."""
+
+    files: int
+    own: int
+
+
+def resident_parts() -> ResidentParts | None:
+    """What `resident_memory` is made of; None where the system does not tell."""
+    path = PROC / "self" / "status"
+    files, own, shared = (_field(path, name) for name in ("RssFile", "RssAnon", "RssShmem"))
+    return None if files is None or own is None else ResidentParts(files, own + (shared or 0))
 
 
 def _available() -> int | None:

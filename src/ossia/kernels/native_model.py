@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ossia.core.errors import InvalidInputError
+from ossia.core.mappings import drop_file_pages
 from ossia.kernels.mxfp4 import Mxfp4
 from ossia.kernels.native import (
     BF12_GROUP,
@@ -135,7 +136,8 @@ class NativeModel:
     """A `Transformer`'s weights as the library sees them.
 
     Matrices are used where they lie; vectors (norms, biases, sinks) that are not float32 are copied, and so is what is
-    quantised. When the model's values have changed in place, `refresh` brings the copies up to date.
+    quantised; what is then no longer read of a mapped file leaves this process's memory. When the model's values have
+    changed in place, `refresh` brings the copies up to date.
 
     Args:
         model: a `ossia.model.transformer.Transformer` on the CPU, float32 or bfloat16, experts dense or packed.
@@ -166,6 +168,7 @@ class NativeModel:
         self._kept: list[Any] = []
         self._copies: list[tuple[Tensor, Tensor]] = []  # the model's tensor, and its copy in float32
         self._rounded: list[tuple[Tensor, Q8]] = []  # the model's tensor, and its copy in 8 bits
+        self._replaced: list[Tensor] = []  # the model's tensors of which the kernels read another form
         self._layers = (CLayer * config.num_hidden_layers)(*map(self._layer, model.layers))
         cos, sin = model.rope(torch.device("cpu"))
         self._model = CModel(
@@ -190,6 +193,7 @@ class NativeModel:
             num_positions=cos.shape[0],
             layers=ctypes.cast(self._layers, ctypes.POINTER(CLayer)),
         )
+        drop_file_pages([(tensor.data_ptr(), tensor.nbytes) for tensor in self._replaced])
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -342,8 +346,10 @@ class NativeModel:
             if self._quantize == "q8":
                 rounded = quantize_q8(weight)
                 self._rounded.append((weight, rounded))
+                self._replaced.append(weight)
                 weight = rounded
             elif self._quantize == "bf12" and weight.dtype == torch.bfloat16 and weight.shape[1] % BF12_GROUP == 0:
+                self._replaced.append(weight)
                 weight = pack_bf12(weight)
         wide = None if bias is None else self._widen(bias)
         self._kept += [weight, wide]

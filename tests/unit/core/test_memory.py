@@ -71,3 +71,10 @@ def test_the_first_version_of_cgroups(system: Path) -> None:
         system / "cgroup/memory/a/memory.stat", "cache 7\ninactive_file 5\ntotal_inactive_file 500\ntotal_active_file 0"
     )
     assert memory.free_memory() == 7500
+
+
+def test_resident_memory_has_two_parts(system: Path) -> None:
+    assert memory.resident_parts() is None
+    write(system / "proc/self/status", "VmRSS: 60 kB\nRssAnon: 10 kB\nRssFile: 45 kB\nRssShmem: 5 kB")
+    assert memory.resident_parts() == (45 << 10, 15 << 10)
+    assert sum(memory.resident_parts() or ()) == memory.resident_memory()
