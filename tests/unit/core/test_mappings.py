@@ -69,7 +69,8 @@ def test_mappings_say_what_they_are(mapped: mmap.mmap) -> None:
     def found() -> mappings.Mapping:
         return next(mapping for mapping in read_mappings() if mapping.begin <= address < mapping.end)
 
-    assert found().is_file and not found().own_bytes
+    assert found().is_file
+    assert not found().own_bytes
     mapped[0] = 1
     assert found().own_bytes == PAGE
 
