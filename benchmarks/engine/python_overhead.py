@@ -57,7 +57,7 @@ def measure_overhead(
     runner = engine.runner
     fixed: Any = FixedModel(loaded.model.config)
     if isinstance(runner, NativeRunner):
-        runner._native = fixed
+        runner.native = fixed
     else:
         assert isinstance(runner, TorchRunner)
         runner.model = fixed

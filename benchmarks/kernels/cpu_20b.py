@@ -234,10 +234,10 @@ def make_cache(config: ModelConfig, *, num_sequences: int) -> NativeCache:
 
 
 def make_batch(
-    config: ModelConfig, cache: NativeCache, *, num_sequences: int, num_tokens: int, start: int
+    config: ModelConfig, cache: NativeCache, *, num_sequences: int, num_tokens: int, start: int, context: int = CONTEXT
 ) -> NativeBatch:
-    """So many sequences, each with so many new tokens from position `start`."""
-    table = torch.arange(num_sequences * CONTEXT // PAGE, dtype=torch.int32).view(num_sequences, -1) + 1
+    """So many sequences, each with so many new tokens from position `start`, and pages for `context`."""
+    table = torch.arange(num_sequences * context // PAGE, dtype=torch.int32).view(num_sequences, -1) + 1
     places = torch.arange(start, start + num_tokens)
     slots = torch.cat([row[places // PAGE].long() * PAGE + places % PAGE for row in table])
     return NativeBatch(

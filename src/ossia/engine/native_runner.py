@@ -29,6 +29,10 @@ class NativeRunner:
             them as they are.
         routing: where to record which experts each token goes to; None records nothing.
 
+    Attributes:
+        native: the model as the kernels see it.
+        pages: the cache as they see it.
+
     Raises:
         InvalidInputError: weights or a cache that the kernels do not take.
         OssiaError: the kernels are not in use here.
@@ -44,9 +48,9 @@ class NativeRunner:
     ) -> None:
         self.model, self.cache, self.routing = model, cache, routing
         self.builder = BatchBuilder(model.config, page_size=cache.page_size, device="cpu")
-        self._native = NativeModel(model, quantize=quantize)
+        self.native = NativeModel(model, quantize=quantize)
         layers = [cache.layer(index) for index in range(model.config.num_hidden_layers)]
-        self._pages = NativeCache([keys for keys, _ in layers], [values for _, values in layers])
+        self.pages = NativeCache([keys for keys, _ in layers], [values for _, values in layers])
 
     @torch.inference_mode()
     def forward(self, plan: StepPlan, *, last: SampledStep | None = None) -> StepLogits:
@@ -59,7 +63,7 @@ class NativeRunner:
             config = self.model.config
             shape = (config.num_hidden_layers, len(batch.token_ids), config.num_experts_per_tok)
             chosen = torch.empty(shape, dtype=torch.int32)
-        out = self._native.step(
+        out = self.native.step(
             self._inputs(batch),
             out_rows=torch.cat(rows).to(torch.int32),
             needs_logits=not batch.prompt_rows and num_samples > 0,
@@ -78,7 +82,7 @@ class NativeRunner:
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
         """As `Runner.update_weights`; also for a model whose weights changed where they lie."""
         update_weights(self.model, weights)
-        self._native.refresh()
+        self.native.refresh()
 
     def _inputs(self, batch: Batch) -> NativeBatch:
         groups = [group for group in (batch.full, batch.sliding) if group is not None]
@@ -89,7 +93,7 @@ class NativeRunner:
             cu_seqlens=batch.cu_seqlens_q,
             block_tables=(_table(full), _table(sliding)),
             slot_mappings=(full.slot_mapping, sliding.slot_mapping),
-            cache=self._pages,
+            cache=self.pages,
         )
 
     def _prompt_logits(self, batch: Batch, hidden: Tensor) -> tuple[PromptLogits, ...]:
@@ -103,7 +107,7 @@ class NativeRunner:
 
     def _to_logits(self, hidden: Tensor) -> Tensor:
         """hidden float32 [R, D] -> float32 [R, V]."""
-        return self._native.logits(hidden.contiguous())
+        return self.native.logits(hidden.contiguous())
 
     def _empty(self) -> Tensor:
         return torch.empty(0, self.model.config.vocab_size)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from mmap import PAGESIZE
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ossia.core.errors import InvalidInputError
+from ossia.core.mappings import SMAPS
 from ossia.kernels import native
 from ossia.kernels.attention import attention_torch
 from ossia.kernels.mxfp4 import pack_mxfp4
 from ossia.kernels.native_model import NativeBatch, NativeCache, NativeModel
 from ossia.model.attention import CachedAttention, KVCache
 from ossia.model.checkpoint.load import load_model, resolve_model
+from ossia.model.checkpoint.mapped import load_mapped
 from ossia.model.config import ModelConfig
 from ossia.model.transformer import Transformer, init_weights
 
@@ -216,6 +220,30 @@ def test_eight_bit_projections_cost_little() -> None:
     ids = draw_ids(ROUND, sum(CHUNKS))
     error = row_errors(native_logits(NativeModel(model, quantize="q8"), ids, CHUNKS), torch_logits(model, ids, CHUNKS))
     assert 1e-3 < error <= 5e-2
+
+
+@pytest.mark.skipif(not SMAPS.exists(), reason="the system tells nothing of mappings")
+@pytest.mark.parametrize("quantize", ["q8", "bf12", None])
+def test_weights_that_a_copy_replaces_leave_the_memory(quantize: str | None) -> None:
+    """lm_head as nano's file has it: read for the copy, and not wanted afterwards."""
+    model = load_mapped(resolve_model("nano")).model
+    head = model.lm_head.weight
+    before = head.clone()
+    assert all(resident_pages(head))
+    subject = NativeModel(model, quantize=quantize)
+    assert any(resident_pages(head)) == (quantize is None)
+    assert torch.equal(head, before)
+    subject.refresh()
+
+
+def resident_pages(tensor: Tensor) -> list[bool]:
+    """Of the pages that a tensor fills whole, which are this process's."""
+    first, end = -(-tensor.data_ptr() // PAGESIZE), (tensor.data_ptr() + tensor.nbytes) // PAGESIZE
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
+        file.seek(8 * first)
+        entries = file.read(8 * (end - first))
+    assert entries
+    return [bool(entries[place + 7] & 0x80) for place in range(0, len(entries), 8)]
 
 
 @pytest.mark.parametrize("level", LEVELS)
