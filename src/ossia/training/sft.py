@@ -18,14 +18,16 @@ from ossia.core.files import write_text
 from ossia.harmony.content import Effort
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.checkpoint.load import read_config, resolve_model
+from ossia.model.config import ModelConfig
 from ossia.model.loading import Identity, read_identity, read_json_if_any
 from ossia.training.data.chat_batches import ChatBatches, Encoder, fit_rows
 from ossia.training.data.chat_file import BadRow, BadRowChoice, GoodRow, read_chat_file
 from ossia.training.data.chat_rows import ChatRow
 from ossia.training.data.packing import Batch
 from ossia.training.initial import build_model, load_init_tokenizer
+from ossia.training.memory import MORE_GPUS, memory_explained
 from ossia.training.package import read_taught_tasks, repackage_model
-from ossia.training.parallel import join_world
+from ossia.training.parallel import World, join_world
 from ossia.training.sft_config import SftConfig
 from ossia.training.trainer import StepReport, Trainer
 
@@ -112,7 +114,8 @@ def finetune(
     Raises:
         InvalidInputError: the file is bad, or `folder` holds another run.
         ModelNotFoundError, CheckpointError: the model to begin with cannot be read.
-        TrainingError: the loss is not a number.
+        TrainingError: the loss is not a number, or the GPU has too little memory.
+        KeyboardInterrupt: Ctrl-C was pressed; a checkpoint was written, and no model.
     """
     source = resolve_model(config.init)
     shape = read_config(source)
@@ -128,15 +131,7 @@ def finetune(
         data = prepare_data(config, tokenizer=tokenizer, identity=identity)
         if on_data is not None and world.is_first:
             on_data(data)
-        run = dataclasses.replace(config.trainer.run, steps=data.steps)
-        trainer = Trainer(
-            build_model(shape, init=config.init, seed=config.data.seed, device=world.device, precision=run.precision),
-            source=data.batches,
-            config=dataclasses.replace(config.trainer, run=run),
-            folder=folder,
-            num_workers=config.data.num_workers,
-            mesh=world.mesh,
-        )
+        trainer = _make_trainer(config, data, shape=shape, folder=folder, world=world)
         looks = _HeldOut(trainer, data, path=folder / HELD_OUT_FILE if world.is_first else None)
         looks.look()
 
@@ -151,6 +146,19 @@ def finetune(
         if world.is_first:
             repackage_model(weights, folder / "model", init=config.init, name=config.name)
     return SftResult(folder / "model", data, looks.first, looks.last, world.is_first)
+
+
+def _make_trainer(config: SftConfig, data: SftData, *, shape: ModelConfig, folder: Path, world: World) -> Trainer:
+    run = dataclasses.replace(config.trainer.run, steps=data.steps)
+    with memory_explained("before the first step", advice=MORE_GPUS):
+        return Trainer(
+            build_model(shape, init=config.init, seed=config.data.seed, device=world.device, precision=run.precision),
+            source=data.batches,
+            config=dataclasses.replace(config.trainer, run=run),
+            folder=folder,
+            num_workers=config.data.num_workers,
+            mesh=world.mesh,
+        )
 
 
 # ---- data ----
