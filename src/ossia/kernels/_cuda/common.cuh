@@ -122,15 +122,23 @@ DEVICE int place_column(int column) {
 }
 DEVICE u16 scaled_bf16(float x) { return to_bf16(x * 5192296858534827628530496329220096.0f); }  // 2^112
 
-// Eight E2M1 codes to four pairs of bfloat16 that are 2^-126 times the values (a code's exponent and mantissa become
-// the lowest bits of bfloat16's exponent and the highest of its mantissa; 0.5 becomes a subnormal). pack.cu lays the
-// word out so that three of the four need at most one shift and one mask.
-DEVICE void decode_e2m1(u32 word, u32* pair) {
+DEVICE u32 rotate_right(u32 x, int count) { return x >> count | x << (32 - count); }
+
+// Sixteen E2M1 codes, of two products, to eight pairs of bfloat16 that are 2^-126 times the values (a code's exponent and
+// mantissa become the lowest bits of bfloat16's exponent and the highest of its mantissa; 0.5 becomes a subnormal).
+// pack.cu lays the two words out so that every pair needs at most one shift or turn, and one mask: three pairs lie in
+// each word, and what these leave of both words makes up the other two.
+DEVICE void decode_e2m1(u32 first, u32 second, u32* pair) {
   const u32 kept = 0x81C081C0u;
-  pair[0] = word & kept;
-  pair[1] = (word << 3) & kept;
-  pair[2] = (word << 6) & kept;
-  pair[3] = ((word << 1) & 0x80008000u) | ((word >> 3) & 0x01800180u) | ((word >> 7) & 0x00400040u);
+  const u32 rest = (first & 0x0C180C18u) | ((second << 2) & 0x30603060u);
+  pair[0] = first & kept;
+  pair[1] = (first << 6) & kept;
+  pair[2] = rotate_right(first, 6) & kept;
+  pair[3] = (rest << 2) & kept;
+  pair[4] = second & kept;
+  pair[5] = (second << 6) & kept;
+  pair[6] = rotate_right(second, 6) & kept;
+  pair[7] = rotate_right(rest, 4) & kept;
 }
 
 // Sum over the threads of a block; `scratch` has a float for each warp. All threads get the sum.

@@ -7,10 +7,8 @@ template <int NT>
 DEVICE void multiply_chunk(const uint4& codes, u32 scales, const char* x, int row_bytes, int count, float (*total)[4]) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   u32 a[16];
-  decode_e2m1(codes.x, a);
-  decode_e2m1(codes.y, a + 4);
-  decode_e2m1(codes.z, a + 8);
-  decode_e2m1(codes.w, a + 12);
+  decode_e2m1(codes.x, codes.y, a);
+  decode_e2m1(codes.z, codes.w, a + 8);
   const float first[2] = {__uint_as_float((scales << 23) & 0x7f800000u), __uint_as_float((scales << 15) & 0x7f800000u)};
   const float second[2] = {__uint_as_float((scales << 7) & 0x7f800000u), __uint_as_float((scales >> 1) & 0x7f800000u)};
 #pragma unroll

@@ -28,13 +28,10 @@ DEVICE void decode_scaled(const Weights& w, u32* a) {
   const u32 offset = 94u * 128u * 0x10001u;
   const u32 scale[4] = {permute_bytes(w.scales, 0, 0x4040) * 128u + offset, permute_bytes(w.scales, 0, 0x4141) * 128u + offset,
                         permute_bytes(w.scales, 0, 0x4242) * 128u + offset, permute_bytes(w.scales, 0, 0x4343) * 128u + offset};
-  const u32 words[4] = {w.codes.x, w.codes.y, w.codes.z, w.codes.w};
+  decode_e2m1(w.codes.x, w.codes.y, a);
+  decode_e2m1(w.codes.z, w.codes.w, a + 8);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    decode_e2m1(words[i], a + 4 * i);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) a[4 * i + j] = multiply_bf16(a[4 * i + j], scale[j % 2 * 2 + i / 2]);
-  }
+  for (int i = 0; i < 16; ++i) a[i] = multiply_bf16(a[i], scale[i % 2 * 2 + i / 8]);
 }
 
 // What a block works on.

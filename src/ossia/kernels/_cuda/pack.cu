@@ -2,21 +2,26 @@
 //
 // A tile is 16 rows by 64 columns: 512 bytes of codes, 16 a lane, and 32 bytes of scales; 544 together. Row g of a tile
 // is source row 16 i + 2 g and row g + 8 the one after: gate and up of one feature in `gate_up`, neighbours in `down`.
-// A lane's four words are its fragments of four products m16n8k16, each of eight codes (see decode_e2m1). Columns past
-// the end are zeros.
+// A lane's four words are its fragments of four products m16n8k16, those of two products in two words (see decode_e2m1).
+// Columns past the end are zeros.
 
-DEVICE u32 place_codes(u32 byte, int pair) {
-  u32 word = 0;
-  for (int half = 0; half < 2; ++half) {
-    const u32 code = half ? byte >> 4 : byte & 15u;
-    u32 bits;
-    if (pair == 0) bits = (code & 8u) << 12 | (code & 7u) << 6;
-    else if (pair == 1) bits = (code & 8u) << 9 | (code & 7u) << 3;
-    else if (pair == 2) bits = (code & 8u) << 6 | (code & 7u);
-    else bits = (code & 8u) << 11 | (code & 6u) << 9 | (code & 1u) << 13;
-    word |= bits << (16 * half);
+// Where bit `bit` (mantissa, exponent, exponent, sign) of the codes of pair `pair` of a lane's two words lies: in which of
+// the words times 32, plus the place, counted from the low bit of the code's half; past 15 it is in the other half.
+DEVICE int place_of(int pair, int bit) {
+  const u8 places[4][4] = {{6, 7, 8, 15}, {0, 1, 2, 9}, {12, 13, 14, 16 + 5}, {4, 32 + 3, 32 + 4, 32 + 11}};
+  const u8 last[4] = {10, 11, 32 + 10, 16 + 3};
+  return pair == 7 ? last[bit] : places[pair % 4][bit] + (pair > 3 ? 32 : 0);
+}
+
+// What word `word` of the two holds of a pair, the codes of which are a byte: low and high, as of the pair's halves.
+DEVICE u32 place_codes(u32 byte, int pair, int word) {
+  u32 value = 0;
+  for (int bit = 0; bit < 4; ++bit) {
+    const int place = place_of(pair, bit);
+    if (place / 32 != word) continue;
+    value |= (byte >> bit & 1u) << place % 32 | (byte >> (4 + bit) & 1u) << (place + 16) % 32;
   }
-  return word;
+  return value;
 }
 
 // blocks u8 [R, N, 16] and scales u8 [R, N] -> out [R / 16, ceil(N / 2), 544]; a block a tile of 16 rows, 136 threads,
@@ -30,12 +35,11 @@ KERNEL void pack_experts(const u8* blocks, const u8* scales, u8* out, int N) {
     u32 value = 0;
     if (word < 128) {
       const int lane = word / 4, g = lane / 4, t = lane % 4;
-      const int block = 2 * chunk + word % 4 / 2, byte = 8 * (word % 2) + t;
+      const int block = 2 * chunk + word % 4 / 2;
       if (block < N) {
-        const u8* const first = codes + ((i64)(2 * g) * N + block) * 16 + byte;
-        const u8* const second = first + (i64)N * 16;
-        value = place_codes(first[0], 0) | place_codes(second[0], 1) | place_codes(first[4], 2) |
-                place_codes(second[4], 3);
+        const u8* const first = codes + ((i64)(2 * g) * N + block) * 16 + t;
+        for (int pair = 0; pair < 8; ++pair)  // of two products, a row and the next, bytes t and 4 + t of the product
+          value |= place_codes(first[pair % 2 * N * 16 + pair / 2 * 4], pair, word % 2);
       }
     } else {
       const int g = word - 128;

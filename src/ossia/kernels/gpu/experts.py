@@ -65,15 +65,23 @@ def pack_experts_torch(blocks: Tensor, *, scales: Tensor) -> Tensor:
         E, R // 16, 8, 2, chunks, 4, 2, 4, 2
     )  # E, i, g, row half, chunk, product, k half, t, low or high
     words = torch.zeros(E, R // 16, chunks, 8, 4, 4, dtype=torch.int64, device=blocks.device)  # ..., g, t, product
-    spots = (((8, 12), (7, 6)), ((8, 9), (7, 3)), ((8, 6), (7, 0)), ((8, 11), (6, 9), (1, 13)))
-    for pair, moves in enumerate(spots):
-        for high in range(2):
-            source = tiles[:, :, :, pair % 2, :, :, pair // 2, :, high].permute(0, 1, 3, 2, 5, 4).long()
-            for mask, shift in moves:
-                words |= (source & mask) << (shift + 16 * high)
+    for product in range(4):
+        for pair in range(4):
+            for half in range(2):
+                source = tiles[:, :, :, pair % 2, :, product, pair // 2, :, half].permute(0, 1, 3, 2, 4).long()
+                for bit, (word, place) in enumerate(_places(pair + product % 2 * 4)):
+                    spot = words[..., product // 2 * 2 + word]
+                    spot |= (source >> bit & 1) << (place + 16 * half) % 32
     code_bytes = torch.stack([(words >> (8 * byte)) & 255 for byte in range(4)], dim=-1).to(torch.uint8)
     scale_bytes = exponents.view(E, R // 16, 8, 2, chunks, 2).permute(0, 1, 4, 2, 3, 5)
     return torch.cat((code_bytes.flatten(3), scale_bytes.flatten(3)), dim=-1).contiguous()
+
+
+def _places(pair: int) -> list[tuple[int, int]]:
+    """Of a code's mantissa, exponent's two bits and sign: which of two words, and where; see pack.cu."""
+    if pair % 4 < 3:
+        return [(pair // 4, place) for place in ((6, 7, 8, 15), (0, 1, 2, 9), (12, 13, 14, 21))[pair % 4]]
+    return [(0, 4), (1, 3), (1, 4), (1, 11)] if pair == 3 else [(0, 10), (0, 11), (1, 10), (0, 19)]
 
 
 def padded_columns(num_columns: int) -> int:
