@@ -20,10 +20,10 @@ from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.checkpoint.load import read_config, resolve_model
 from ossia.model.config import ModelConfig
 from ossia.model.loading import Identity, read_identity, read_json_if_any
-from ossia.training.data.chat_batches import ChatBatches, Encoder, fit_rows
-from ossia.training.data.chat_file import BadRow, BadRowChoice, GoodRow, read_chat_file
-from ossia.training.data.chat_rows import ChatRow
-from ossia.training.data.packing import Batch
+from ossia.training.data.batches.packing import Batch
+from ossia.training.data.chat.batches import ChatBatches, Encoder, fit_rows
+from ossia.training.data.chat.file import BadRow, BadRowChoice, GoodRow, read_chat_file
+from ossia.training.data.chat.rows import ChatRow
 from ossia.training.initial import build_model, load_init_tokenizer
 from ossia.training.memory import MORE_GPUS, memory_explained
 from ossia.training.package import read_taught_tasks, repackage_model

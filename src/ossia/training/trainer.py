@@ -21,8 +21,8 @@ from ossia.model.transformer import AttentionBackend, Transformer
 from ossia.training.attention import DocumentRowAttention, FlexRowAttention
 from ossia.training.average import WeightAverage
 from ossia.training.checkpoints import Checkpoints
-from ossia.training.data.packing import Batch
-from ossia.training.data.stream import BatchSource, stream
+from ossia.training.data.batches.packing import Batch
+from ossia.training.data.batches.stream import BatchSource, stream
 from ossia.training.flops import mfu, peak_flops
 from ossia.training.guard import SpikeGuard
 from ossia.training.interrupt import HeldInterrupt, held_interrupt

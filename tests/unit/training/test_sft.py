@@ -160,8 +160,8 @@ def test_bad_and_long_rows_are_told_or_left_out(init: Path, tmp_path: Path, toke
 
 
 def test_rows_held_out() -> None:
-    from ossia.training.data.chat_file import GoodRow
-    from ossia.training.data.chat_rows import read_row
+    from ossia.training.data.chat.file import GoodRow
+    from ossia.training.data.chat.rows import read_row
 
     rows = [GoodRow(i, read_row(row)) for i, row in enumerate(ROWS)]
     learned, held_out = hold_out(rows, share=0.25, seed=1)

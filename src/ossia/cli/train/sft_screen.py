@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from ossia.training.data.chat_file import BadRow
+    from ossia.training.data.chat.file import BadRow
     from ossia.training.sft import SftData, SftProgress, SftResult
 
 _SHOWN = 5

@@ -14,8 +14,8 @@ import pytest
 from ossia.cli.train.check import paint, spans
 from ossia.cli.train.sft_screen import skipped_lines
 from ossia.harmony.tokenizer import Tokenizer
-from ossia.training.data.chat_file import BadRow
-from ossia.training.data.conversations import Example
+from ossia.training.data.batches.conversations import Example
+from ossia.training.data.chat.file import BadRow
 from ossia.training.sft import SftData, SftProgress, SftResult
 from ossia.training.sft_config import SftConfig
 
