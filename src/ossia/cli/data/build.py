@@ -113,6 +113,8 @@ def print_steps(record: dict[str, Any]) -> None:
         reasons = "\n".join(f"{reason}: {count:,}" for reason, count in list(found["reasons"].items())[:5])
         table.add_row(found["step"], f"{found['in']:,}", f"{found['out']:,}", strip_controls(reasons))
     Console().print(table)
+    if bad := sum(source["unreadable"] for source in record["sources"].values()):
+        typer.echo(f"{bad:,} rows could not be read and were skipped")
 
 
 def shard(

@@ -24,9 +24,11 @@ def command(recipe: Recipe, out: Out, overrides: Overrides = None) -> None:
     values = parse_overrides(overrides)
 
     from ossia.training.config import load_recipe
+    from ossia.training.parallel import is_first_process
     from ossia.training.run import train
 
     config = load_recipe(recipe, overrides=values)
     with stop_told(), training_bar() as show:
         folder = train(config, out, on_log=show)
-    typer.echo(f"the model is in {folder}; talk to it with: ossia chat {folder}")
+    if is_first_process():
+        typer.echo(f"the model is in {folder}; talk to it with: ossia chat {folder}")

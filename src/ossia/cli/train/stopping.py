@@ -17,5 +17,8 @@ def stop_told() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("stopped before its end; the same line again goes on from the last checkpoint", err=True)
+        from ossia.training.parallel import is_first_process
+
+        if is_first_process():
+            typer.echo("stopped before its end; the same line again goes on from the last checkpoint", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.unit.training.data.conftest import bytes_tokenizer
-from tests.unit.training.data.test_language import TEXTS
+from tests.unit.training.data.filters.test_language import TEXTS
 
 from ossia.core.errors import DatasetError, InvalidInputError, ModelNotFoundError, StorageError
 from ossia.harmony.hf_tokenizer import write_tokenizer_folder
