@@ -35,6 +35,8 @@ RUN_FILE = "sft.json"
 HELD_OUT_FILE = "held-out.jsonl"
 _NUM_LOOKS = 10
 """About so often a run looks at the held-out loss."""
+_NAMED = 5
+"""So many differing settings of another run are named."""
 _LEAST_TO_HOLD_OUT = 10
 """Files of fewer conversations are learned whole."""
 
@@ -125,10 +127,10 @@ def finetune(
     if not config.data.keep_mix:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, keep_mix=read_taught_tasks(about)))
     with join_world(device) as world:
-        if world.is_first:
+        data = prepare_data(config, tokenizer=tokenizer, identity=identity)
+        if world.is_first:  # not earlier: a file that has to be mended first has no claim on the folder
             claim_folder(config, folder)
         world.wait_for_all()
-        data = prepare_data(config, tokenizer=tokenizer, identity=identity)
         if on_data is not None and world.is_first:
             on_data(data)
         trainer = _make_trainer(config, data, shape=shape, folder=folder, world=world)
@@ -239,8 +241,10 @@ def claim_folder(config: SftConfig, folder: Path) -> None:
     there = read_json_if_any(path)
     if there and there != own:
         differing = sorted(_differences(there, own))
+        more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
         raise InvalidInputError(
-            f"{folder} holds another run, which differs in {', '.join(differing)}; take another --out, or delete it",
+            f"{folder} holds another run, which differs in {', '.join(differing[:_NAMED])}{more}; take another --out, "
+            "or delete it",
             param="out",
         )
     if not there:

@@ -110,6 +110,14 @@ def test_a_folder_belongs_to_one_run(init: Path, tmp_path: Path) -> None:
         finetune(quick(str(tmp_path / "none.jsonl"), init), tmp_path / "other", device=CPU)
 
 
+def test_a_file_with_a_bad_row_has_no_claim_on_the_folder(init: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", *ROWS, {"a": 1})
+    with pytest.raises(InvalidInputError, match=r"line 13: .*--on-error skip"):
+        finetune(quick(file, init), tmp_path / "run", device=CPU)
+    result = finetune(quick(file, init, **{"data.on_error": "skip"}), tmp_path / "run", device=CPU)
+    assert [bad.line for bad in result.data.skipped] == [13]
+
+
 @pytest.mark.slow
 def test_what_is_taught_is_said(init: Path, tmp_path: Path) -> None:
     """The packaged folder, its experts in MXFP4, answers over the engine what the rows say, at every effort."""
