@@ -231,12 +231,7 @@ def claim_folder(config: SftConfig, folder: Path) -> None:
         InvalidInputError: it holds a run with other settings or another file, which would be mixed up with this one.
     """
     path = folder / RUN_FILE
-    try:
-        digest = hashlib.sha256(Path(config.data.file).read_bytes()).hexdigest()
-    except OSError as error:
-        raise InvalidInputError(
-            f"{config.data.file} cannot be read ({error}); give a file of JSON lines, a conversation each", param="data"
-        ) from error
+    digest = hashlib.sha256(Path(config.data.file).read_bytes()).hexdigest()
     own = json.loads(json.dumps({**dataclasses.asdict(config), "data_sha256": digest}, default=dict))
     there = read_json_if_any(path)
     if there and there != own:

@@ -100,7 +100,7 @@ def test_what_programs_see(run: Callable[..., Any], tuned: SimpleNamespace, file
     ("options", "message"),
     [
         ([], "give --data FILE.jsonl"),
-        (["--data", "none.jsonl"], "none.jsonl cannot be read"),
+        (["--data", "none.jsonl"], "none.jsonl is no file"),
         (["--data", "x", "--on-error", "ask"], "on_error is 'ask'; use 'stop' or 'skip'"),
         (["--data", "x", "--recipe", "nope"], "no recipe 'nope'"),
         (["--data", "x", "--model", "nobody/none"], "nobody/none"),
