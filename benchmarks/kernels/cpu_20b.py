@@ -7,6 +7,8 @@ python -m benchmarks.kernels.cpu_20b --layers 4           a model cut to 4 layer
     --peer llama-bench --gguf FOLDER2                     llama.cpp on the same weights: bf16.gguf and q8_0.gguf are
                                                           written there by our exporter if they are not there yet
     --peer llama-bench --peer-model NAME=PATH ...         llama.cpp on other GGUF files
+    --ik llama-bench                                      ik_llama.cpp's llama-bench on the GGUF files, too
+    --name cpu-20b-avx2                                   how the files of results are called
     --rounds 12                                           repetitions; medians and best ones are told
 
 In each round all kinds of step, the read bandwidth and the peers take turns, so that a machine whose bandwidth changes
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 import subprocess
@@ -66,6 +69,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="a checkpoint to map instead of a model made in memory")
     parser.add_argument("--gguf", type=Path, help="where GGUF files of --folder are, or are to be written")
     parser.add_argument("--peer-model", action="append", default=[], metavar="NAME=PATH", help="a GGUF file for it")
+    parser.add_argument("--ik", help="path of ik_llama.cpp's llama-bench, for the files of --gguf")
+    parser.add_argument("--name", default="cpu-20b", help="of the files of results (default cpu-20b)")
     options = parser.parse_args()
     peers = [Peer(*pair.split("=", 1)) for pair in options.peer_model]
     if options.gguf is not None:
@@ -74,12 +79,16 @@ def main() -> None:
         peers += write_peers(options.folder, options.gguf)
     if peers and options.peer is None:
         parser.error("--peer-model needs --peer")
+    if options.ik is not None and options.gguf is None:
+        parser.error("--ik needs --gguf")
     runs = [PeerRun(options.peer, peer) for peer in peers]
+    if options.ik is not None:
+        runs += [PeerRun(options.ik, peer) for peer in ik_peers(options.gguf)]
     record = measure(options.layers, rounds=options.rounds, folder=options.folder, peers=runs)
     record["arguments"] = " ".join(sys.argv[1:])
     record["peers"] = [run.summary() for run in runs]
     record["ratios"] = ratios(record)
-    tell(record, render_page(record), name="cpu-20b", as_json=options.json)
+    tell(record, render_page(record), name=options.name, as_json=options.json)
 
 
 def measure(
@@ -242,11 +251,11 @@ def make_batch(
 
 
 class Peer(NamedTuple):
-    """A GGUF file for llama.cpp, and how it is to be loaded: "auto", "mmap" or "none"."""
+    """A GGUF file for llama-bench, and the options that say how it is to be loaded."""
 
     name: str
     path: str
-    load_mode: str = "auto"
+    loading: tuple[str, ...] = ("-lm", "auto")
 
 
 def write_peers(folder: Path, target: Path) -> list[Peer]:
@@ -257,9 +266,17 @@ def write_peers(folder: Path, target: Path) -> list[Peer]:
         if not path.is_file():
             write_gguf(folder, path, dense=kind)
     return [
-        Peer("llama.cpp, BF16 dense, mapped", str(target / "bf16.gguf"), "mmap"),
-        Peer("llama.cpp, Q8_0 dense, mapped", str(target / "q8_0.gguf"), "mmap"),
-        Peer("llama.cpp, Q8_0 dense, read", str(target / "q8_0.gguf"), "none"),
+        Peer("llama.cpp, BF16 dense, mapped", str(target / "bf16.gguf"), ("-lm", "mmap")),
+        Peer("llama.cpp, Q8_0 dense, mapped", str(target / "q8_0.gguf"), ("-lm", "mmap")),
+        Peer("llama.cpp, Q8_0 dense, read", str(target / "q8_0.gguf"), ("-lm", "none")),
+    ]
+
+
+def ik_peers(target: Path) -> list[Peer]:
+    """The same files for ik_llama.cpp, which re-lays rows as it loads ("-rtr")."""
+    return [
+        Peer("ik_llama.cpp, BF16 dense", str(target / "bf16.gguf"), ("-mmp", "0", "-rtr", "1")),
+        Peer("ik_llama.cpp, Q8_0 dense", str(target / "q8_0.gguf"), ("-mmp", "0", "-rtr", "1")),
     ]
 
 
@@ -270,13 +287,13 @@ class PeerRun:
         self.peer = peer
         threads = str(native.info().num_threads)
         sizes = ["-p", str(PREFILL), "-n", str(NUM_DECODED), "-r", "1"]
-        self.options = ["-t", threads, *sizes, "-lm", peer.load_mode, "-o", "json"]
+        self.options = ["-t", threads, *sizes, *peer.loading, "-o", "json"]
         self.command = [program, "-m", peer.path, *self.options]
         self.rates: dict[str, list[float]] = {"prefill": [], "decode": []}
 
     def run(self) -> None:
         result = subprocess.run(self.command, capture_output=True, text=True, check=True)
-        for test in json.loads(result.stdout):
+        for test in json.loads(result.stdout[result.stdout.index("[") :]):
             self.rates["prefill" if test["n_prompt"] else "decode"] += test["samples_ts"]
 
     def summary(self) -> dict[str, Any]:
@@ -289,17 +306,18 @@ class PeerRun:
 
 
 def ratios(record: dict[str, Any]) -> dict[str, float]:
-    """Ours by llama.cpp's best with the same kind of dense weights: of medians and of best ones."""
+    """Ours by each program's best with the same kind of dense weights: of medians and of best ones."""
     found: dict[str, float] = {}
     rows = {row["weights"]: row for row in record["rows"]}
-    for ours, theirs in (("bf16", "BF16"), ("bf12", "BF16"), ("q8", "Q8_0")):
-        peers = [peer for peer in record["peers"] if theirs in peer["name"]]
+    pairs = (("bf16", "BF16"), ("bf12", "BF16"), ("q8", "Q8_0"))
+    for program, (ours, theirs) in itertools.product(("llama.cpp", "ik_llama.cpp"), pairs):
+        peers = [peer for peer in record["peers"] if peer["name"].startswith(f"{program}, {theirs}")]
         if not peers:
             continue
         for what in ("decode", "prefill"):
             for kind, prefix in (("measured", ""), ("best", "best_")):
                 rate = rows[ours][f"{kind}_{what}_tokens_per_second"]
-                name = f"{what}, {ours} by {theirs}{', best of each' if prefix else ', medians'}"
+                name = f"{what}, {ours} by {program} with {theirs}{', best of each' if prefix else ', medians'}"
                 found[name] = round(rate / max(peer[f"{prefix}{what}"] for peer in peers), 2)
     return found
 
@@ -352,7 +370,7 @@ def render_page(record: dict[str, Any]) -> str:
             "",
             markdown_table(["", "decode, tokens/s", "prefill 512, tokens/s"], measured),
             "",
-            *[f"- {what}: {ratio:.2f} x llama.cpp" for what, ratio in record["ratios"].items()],
+            *[f"- {what}: {ratio:.2f} x" for what, ratio in record["ratios"].items()],
             *([""] if record["ratios"] else []),
             "## How it was measured",
             "",

@@ -5,9 +5,10 @@ paged cache of keys and values, or a contiguous one seen as a single page.
 
 What a step computes in: the residual stream and everything between products is float32 (torch rounds to the model's
 dtype after each operation). A step of up to 8 tokens, or any step of an `exact` model, multiplies float32 activations
-with bfloat16 weights, and 16-bit block-scaled activations with MXFP4 and 8-bit weights. Larger steps stay in float32,
-but on the level amx: there activations have 16 significant bits up to 64 tokens, and are bfloat16 beyond. Within each
-of these ways a token's results are the same whatever else is in the step, to the bit.
+with bfloat16 weights, and 16-bit block-scaled activations with MXFP4 and 8-bit weights; without AMX so does a step of
+up to 48, and experts do in any step in which each has 12 tokens or fewer on average. Larger steps stay in float32, but
+on the level amx: there activations have 16 significant bits up to 64 tokens, and are bfloat16 beyond. Within each of
+these ways a token's results are the same whatever else is in the step, to the bit.
 """
 
 # T tokens, N sequences, D model, H heads, K KV heads, C head dim, L layers, E experts, A active experts, V vocabulary,

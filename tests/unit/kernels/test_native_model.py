@@ -56,6 +56,9 @@ ROUND = dataclasses.replace(
 """Sizes that packed experts can have; 96 is no multiple of 64, which halves a tile. All experts are at work, so that
 rounding can tip no choice."""
 
+CHOOSY = dataclasses.replace(ROUND, num_local_experts=24, num_experts_per_tok=2)
+"""So many experts that in steps of 49 to 144 tokens each gets few."""
+
 # Relative to a row's norm. All float32: sums in another order, through 3 layers. 16-bit activations and bfloat16 ones:
 # their rounding (2^-16 of a block's largest, 2^-9 of each) through 3 layers of several products each.
 FLOAT_BOUND, FEW_BOUND, MANY_BOUND = 2e-5, 5e-4, 3e-2
@@ -254,6 +257,18 @@ def test_larger_batches_do_not_depend_on_the_others(level: str) -> None:
     else:
         assert_batched_equals_solo(model, [[9, 1, 20], [20, 10, 9], [9, 30, 11]])
         assert_batched_equals_solo(model, [[49, 60], [80, 49], [50, 51]])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_many_tokens_of_which_each_expert_gets_few(level: str) -> None:
+    """Attention as for many tokens, experts as for few: as torch has it, and whatever else is in the step."""
+    use_level(level)
+    model = make_model(CHOOSY, packed=True)
+    ids, chunks = draw_ids(CHOOSY, 293), [49, 100, 144]
+    got = native_logits(NativeModel(model), ids, chunks)
+    assert row_errors(got, torch_logits(model, ids, chunks)) <= (MANY_BOUND if level == "amx" else FEW_BOUND)
+    if level != "amx":
+        assert_batched_equals_solo(NativeModel(model), [[49, 60], [80, 49]])
 
 
 def test_an_exact_model_does_not_depend_on_chunks_of_any_size() -> None:

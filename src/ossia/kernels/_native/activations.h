@@ -15,6 +15,8 @@ constexpr float kLargest = 127 * 256;
 struct Quantized {
     int8_t hi[kBlock], lo[kBlock];
     float scale;
+
+    int whole(int i) const { return 256 * hi[i] + lo[i]; }
 };
 
 Quantized quantize_block(const float* x) {
@@ -69,7 +71,7 @@ void pack_mxfp4(const float* x, int cols, Mxfp4Group* packed) {
                 group.lo_even[16 * b + i] = q.lo[2 * i];
                 group.hi_odd[16 * b + i] = q.hi[2 * i + 1];
                 group.lo_odd[16 * b + i] = q.lo[2 * i + 1];
-                const int pair = 256 * (q.hi[2 * i] + q.hi[2 * i + 1]) + q.lo[2 * i] + q.lo[2 * i + 1];
+                const int pair = q.whole(2 * i) + q.whole(2 * i + 1);
                 group.correction[4 * b + i / 4] -= kMxfp4Offset * pair;
             }
             for (int lane = 0; lane < 4; ++lane) group.scale[4 * b + lane] = 0.5f * q.scale;
@@ -95,7 +97,7 @@ void pack_q8(const float* x, int cols, Q8Group* packed) {
             const Quantized q = quantize_block(x + (size_t)(g * QB + b) * kBlock);
             memcpy(group.hi + 32 * b, q.hi, 32);
             memcpy(group.lo + 32 * b, q.lo, 32);
-            for (int i = 0; i < 32; ++i) group.correction[8 * b + i / 4] -= kQ8Offset * (256 * q.hi[i] + q.lo[i]);
+            for (int i = 0; i < 32; ++i) group.correction[8 * b + i / 4] -= kQ8Offset * q.whole(i);
             for (int lane = 0; lane < 8; ++lane) group.scale[8 * b + lane] = q.scale;
         }
     }

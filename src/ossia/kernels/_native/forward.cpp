@@ -1,7 +1,8 @@
 // A step through whole layers: each thread of the team runs the same function and meets the others at barriers.
 //
 // The residual stream and everything between the products is float32. A step of up to the level's few_tokens tokens, or
-// any step of an exact model, runs the products for few tokens; others run those for many, up to kFineTokens finely.
+// any step of an exact model, runs the products for few tokens; others run those for many, up to kFineTokens finely, but
+// while an expert has few of a step's tokens (the level's few_pairs on average), experts run those for few.
 // Within each of these ways a token's results do not depend on the rest of the step.
 #include "attend.h"
 #include "dispatch.h"
@@ -96,11 +97,18 @@ void layer_many(Run& run, Team& team, int thread, const OssiaLayer& layer, int i
     float* normed = run.attended;  // free by now; planned large enough
     uint8_t* packed_router = reinterpret_cast<uint8_t*>(norm);
     team.chunks(T, 4, [&](int64_t begin, int64_t end) {
-        for (int64_t t = begin; t < end; ++t)
-            route_token(run, layer, index, (int)t, normed + (size_t)t * D, packed_router);
+        for (int64_t t = begin; t < end; ++t) {
+            float* row = normed + (size_t)t * D;
+            route_token(run, layer, index, (int)t, row, packed_router);
+            if (run.has_few_experts)
+                run.k.pack(layer.gate_up.kind, row, D, run.packed + t * run.k.pack_bytes(layer.gate_up.kind, D));
+        }
     });
     team.barrier([&] { group_pairs(run); });
-    experts_many(run, team, thread, layer, normed);
+    if (run.has_few_experts)
+        experts_few(run, team, thread, layer);
+    else
+        experts_many(run, team, thread, layer, normed);
 }
 
 // ---- Before and behind the layers --------------------------------------------------------------------------------
@@ -169,6 +177,7 @@ Run make_run(const OssiaModel& m, const OssiaStep& s) {
     Run run{m, s, current_kernels()};
     run.is_few = s.num_tokens <= run.k.few_tokens || m.exact != 0;
     run.is_fine = s.num_tokens <= kFineTokens;
+    run.has_few_experts = run.is_few || (int64_t)s.num_tokens * m.active <= (int64_t)run.k.few_pairs * m.experts;
     run.T = s.num_tokens;
     run.D = m.dim, run.H = m.heads, run.K = m.kv_heads, run.C = m.head_dim;
     run.E = m.experts, run.A = m.active, run.F = m.hidden, run.V = m.vocab;

@@ -92,6 +92,7 @@ struct AttentionTask {
 struct Kernels {
     const char* name;
     int few_tokens;  // up to so many tokens a step runs the products for few
+    int few_pairs;   // and in larger steps those of experts too, while an expert has no more tokens than this on average
 
     // Products for few tokens: pack each token's row once, then multiply ranges of matrix rows with it.
     size_t (*pack_bytes)(int kind, int cols);

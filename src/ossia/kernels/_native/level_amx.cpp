@@ -338,7 +338,7 @@ void amx_end() { _tile_release(); }
 }  // namespace
 
 const Kernels kernels_amx = {
-    "amx", 8,     pack_bytes,      pack,
+    "amx", 8, 0,  pack_bytes,      pack,
     multiply,     amx_tile_bytes,  amx_pack_tile,
     amx_stage_bytes, amx_multiply_tiles, amx_begin,
     amx_end,      rms_norm,        rope,

@@ -5,7 +5,7 @@
 
 namespace ossia {
 const Kernels kernels_avx512 = {
-    "avx512", 48,     pack_bytes,      pack,
+    "avx512", 48, 12,     pack_bytes,      pack,
     multiply,     f32_tile_bytes,  f32_pack_tile,
     f32_stage_bytes, f32_multiply_tiles<widen_mxfp4>, do_nothing,
     do_nothing,   rms_norm,        rope,

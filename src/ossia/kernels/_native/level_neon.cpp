@@ -90,7 +90,7 @@ void multiply(const Rows& rows, int first, int last, const void* const* packed, 
 }  // namespace
 
 const Kernels kernels_neon = {
-    "neon", 48,     pack_bytes,      pack,
+    "neon", 48, 12,     pack_bytes,      pack,
     multiply,     f32_tile_bytes,  f32_pack_tile,
     f32_stage_bytes, f32_multiply_tiles<widen_mxfp4_plain>, do_nothing,
     do_nothing,   rms_norm,        rope,

@@ -63,8 +63,8 @@ bool prepare(Run& run, Workspace& space) {
         const OssiaLayer& layer = run.model.layers[i];
         needs.product(run, layer.qkv, T, tiles, run.is_few, run.is_fine);
         needs.product(run, layer.out, T, tiles, run.is_few, run.is_fine);
-        needs.product(run, layer.gate_up, T, expert_tiles, run.is_few, run.is_fine);
-        needs.product(run, layer.down, pairs, expert_tiles, run.is_few, run.is_fine);
+        needs.product(run, layer.gate_up, T, expert_tiles, run.has_few_experts, run.is_fine);
+        needs.product(run, layer.down, pairs, expert_tiles, run.has_few_experts, run.is_fine);
     }
     const size_t num_out = run.step.num_out;
     if (run.step.logits != nullptr)
@@ -76,7 +76,7 @@ bool prepare(Run& run, Workspace& space) {
     const size_t qkv = space.plan(T * width * sizeof(float));
     const size_t attended = space.plan(T * largest((size_t)run.H * run.C, run.D) * sizeof(float));
     const size_t hidden = space.plan(pairs * run.F * sizeof(float));
-    const size_t outputs = space.plan(run.is_few ? 0 : pairs * run.D * sizeof(float));
+    const size_t outputs = space.plan(run.has_few_experts ? 0 : pairs * run.D * sizeof(float));
     const size_t packed = space.plan(needs.packed + 64);
     const size_t router = space.plan(T * E * sizeof(float));
     const size_t chosen = space.plan(pairs * sizeof(int32_t)), shares = space.plan(pairs * sizeof(float));

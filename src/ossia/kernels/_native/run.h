@@ -34,6 +34,7 @@ struct Run {
     const Kernels& k;
     bool is_few = false;
     bool is_fine = false;
+    bool has_few_experts = false;  // experts run the products for few
     int T = 0, D = 0, H = 0, K = 0, C = 0, E = 0, A = 0, F = 0, V = 0;
     int team_size = 1;
 
