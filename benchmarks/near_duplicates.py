@@ -13,7 +13,7 @@ from benchmarks.timing import results_folder
 
 from ossia.core.files import write_text
 from ossia.tasks.words import load_words
-from ossia.training.data.dedup import NUM_BANDS, NUM_PERMUTATIONS, SHINGLE_WORDS, Deduplicator, shingles
+from ossia.training.data.filters.dedup import NUM_BANDS, NUM_PERMUTATIONS, SHINGLE_WORDS, Deduplicator, shingles
 
 BINS = ((0.0, 0.4), (0.4, 0.5), (0.5, 0.6), (0.6, 0.65), (0.65, 0.7), (0.7, 0.75), (0.75, 0.8), (0.8, 0.9), (0.9, 1.0))
 COMMAND = "python -m benchmarks.near_duplicates"

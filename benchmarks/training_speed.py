@@ -23,7 +23,7 @@ import torch
 
 from ossia.model.config import ModelConfig, num_parameters
 from ossia.training.config import load_recipe
-from ossia.training.data.packing import Batch
+from ossia.training.data.batches.packing import Batch
 from ossia.training.flops import active_parameters, mfu, peak_flops
 from ossia.training.initial import build_model
 from ossia.training.parallel import World, join_world

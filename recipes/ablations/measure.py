@@ -29,9 +29,9 @@ from ossia.model.loading import read_identity, read_json_if_any
 from ossia.model.transformer import Transformer
 from ossia.training.checkpoints import Checkpoints
 from ossia.training.config import DataConfig, Identity, TrainConfig, TrainerConfig, load_recipe
-from ossia.training.data.conversations import Example
-from ossia.training.data.examples import ExampleSource, read_corpus
-from ossia.training.data.packing import Batch, pack_row, stack_rows
+from ossia.training.data.batches.conversations import Example
+from ossia.training.data.batches.examples import ExampleSource, read_corpus
+from ossia.training.data.batches.packing import Batch, pack_row, stack_rows
 from ossia.training.loss import count_learned
 from ossia.training.package import package_model
 from ossia.training.trainer import Trainer

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ossia.core.errors import InvalidInputError
-from ossia.training.data.card import to_card
-from ossia.training.data.pipeline import STEPS
-from ossia.training.data.report import read_report
+from ossia.training.data.corpus.card import to_card
+from ossia.training.data.corpus.report import read_report
+from ossia.training.data.filters.pipeline import STEPS
 
 MARK = "<!-- What follows is written by recipes/corpora/card.py. -->"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ossia.core.errors import InvalidInputError
-from ossia.training.data.sources import open_unpacked
+from ossia.training.data.sources.files import open_unpacked
 
 FACTS = 8
 """Facts a document."""

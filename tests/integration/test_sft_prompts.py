@@ -20,8 +20,8 @@ from ossia.server.chat.schema import ChatBody
 from ossia.server.conversation.prompt import build_conversation
 from ossia.server.replay import ReplayCache
 from ossia.server.settings import ReasoningPolicy
-from ossia.training.data.chat_rows import read_row
-from ossia.training.data.conversations import encode_conversation
+from ossia.training.data.batches.conversations import encode_conversation
+from ossia.training.data.chat.rows import read_row
 
 TOKENIZER = Tokenizer.o200k_harmony()
 IDENTITY = Identity(model_identity="You are a test.", knowledge_cutoff="2025-01")

@@ -101,7 +101,7 @@ class Checkpoints:
                 no_dist=_is_alone(),
                 process_group=self._own_group(),
             )
-        except (OSError, CheckpointException) as error:
+        except (OSError, StorageError, CheckpointException) as error:
             raise self._failed(step, aside, error) from error
         self._pending = _Pending(step, aside, cast("Future[Any]", done))
 

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from ossia.model.transformer import AttentionBackend, Transformer
-from ossia.training.data.packing import Batch
+from ossia.training.data.batches.packing import Batch
 from ossia.training.loss import IGNORED, RecordingRouter, count_learned, next_token_loss
 from ossia.training.parallel import sum_over_processes
 from ossia.training.trainer_config import LossConfig

@@ -47,6 +47,11 @@ class World(NamedTuple):
             dist.barrier()
 
 
+def is_first_process() -> bool:
+    """Whether this process talks to the user: alone, or the first of those that torchrun started."""
+    return not dist.is_torchelastic_launched() or os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def join_world(device: torch.device | None = None) -> Iterator[World]:
     """Meet the other processes that torchrun started, and part from them at the end; alone, there are none.

@@ -11,6 +11,7 @@ import torch
 from ossia.core.errors import MissingFileError
 from ossia.training.config import TrainConfig
 from ossia.training.initial import build_model
+from ossia.training.memory import MORE_GPUS, memory_explained
 from ossia.training.package import package_model
 from ossia.training.parallel import join_world
 from ossia.training.plot import has_matplotlib, plot_run
@@ -40,6 +41,10 @@ def train(
 
     Returns:
         The folder of the packaged model.
+
+    Raises:
+        OssiaError: as `Trainer` and `Trainer.train`.
+        KeyboardInterrupt: Ctrl-C was pressed; a checkpoint was written, and no model.
     """
     with join_world(device) as world:
         if not world.is_first:
@@ -49,20 +54,21 @@ def train(
             world.wait_for_all()
         if config.init is None:
             config = replace(config, model=with_special_ids(config, tokenizer))
-        trainer = Trainer(
-            build_model(
-                config.model,
-                init=config.init,
-                seed=config.data.seed,
-                device=world.device,
-                precision=config.trainer.run.precision,
-            ),
-            source=make_source(config.data, tokenizer=tokenizer, identity=config.identity),
-            config=config.trainer,
-            folder=folder,
-            num_workers=config.data.num_workers,
-            mesh=world.mesh,
-        )
+        with memory_explained("before the first step", advice=MORE_GPUS):
+            trainer = Trainer(
+                build_model(
+                    config.model,
+                    init=config.init,
+                    seed=config.data.seed,
+                    device=world.device,
+                    precision=config.trainer.run.precision,
+                ),
+                source=make_source(config.data, tokenizer=tokenizer, identity=config.identity),
+                config=config.trainer,
+                folder=folder,
+                num_workers=config.data.num_workers,
+                mesh=world.mesh,
+            )
         trainer.train(on_log=on_log if world.is_first else None, stop_after_seconds=stop_after_seconds)
         weights = trainer.master_weights()
         model_folder = folder / "model"

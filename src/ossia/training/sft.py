@@ -18,14 +18,16 @@ from ossia.core.files import write_text
 from ossia.harmony.content import Effort
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.model.checkpoint.load import read_config, resolve_model
+from ossia.model.config import ModelConfig
 from ossia.model.loading import Identity, read_identity, read_json_if_any
-from ossia.training.data.chat_batches import ChatBatches, Encoder, fit_rows
-from ossia.training.data.chat_file import BadRow, BadRowChoice, GoodRow, read_chat_file
-from ossia.training.data.chat_rows import ChatRow
-from ossia.training.data.packing import Batch
+from ossia.training.data.batches.packing import Batch
+from ossia.training.data.chat.batches import ChatBatches, Encoder, fit_rows
+from ossia.training.data.chat.file import BadRow, BadRowChoice, GoodRow, read_chat_file
+from ossia.training.data.chat.rows import ChatRow
 from ossia.training.initial import build_model, load_init_tokenizer
+from ossia.training.memory import MORE_GPUS, memory_explained
 from ossia.training.package import read_taught_tasks, repackage_model
-from ossia.training.parallel import join_world
+from ossia.training.parallel import World, join_world
 from ossia.training.sft_config import SftConfig
 from ossia.training.trainer import StepReport, Trainer
 
@@ -33,6 +35,8 @@ RUN_FILE = "sft.json"
 HELD_OUT_FILE = "held-out.jsonl"
 _NUM_LOOKS = 10
 """About so often a run looks at the held-out loss."""
+_NAMED = 5
+"""So many differing settings of another run are named."""
 _LEAST_TO_HOLD_OUT = 10
 """Files of fewer conversations are learned whole."""
 
@@ -112,7 +116,8 @@ def finetune(
     Raises:
         InvalidInputError: the file is bad, or `folder` holds another run.
         ModelNotFoundError, CheckpointError: the model to begin with cannot be read.
-        TrainingError: the loss is not a number.
+        TrainingError: the loss is not a number, or the GPU has too little memory.
+        KeyboardInterrupt: Ctrl-C was pressed; a checkpoint was written, and no model.
     """
     source = resolve_model(config.init)
     shape = read_config(source)
@@ -122,21 +127,13 @@ def finetune(
     if not config.data.keep_mix:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, keep_mix=read_taught_tasks(about)))
     with join_world(device) as world:
-        if world.is_first:
+        data = prepare_data(config, tokenizer=tokenizer, identity=identity)
+        if world.is_first:  # not earlier: a file that has to be mended first has no claim on the folder
             claim_folder(config, folder)
         world.wait_for_all()
-        data = prepare_data(config, tokenizer=tokenizer, identity=identity)
         if on_data is not None and world.is_first:
             on_data(data)
-        run = dataclasses.replace(config.trainer.run, steps=data.steps)
-        trainer = Trainer(
-            build_model(shape, init=config.init, seed=config.data.seed, device=world.device, precision=run.precision),
-            source=data.batches,
-            config=dataclasses.replace(config.trainer, run=run),
-            folder=folder,
-            num_workers=config.data.num_workers,
-            mesh=world.mesh,
-        )
+        trainer = _make_trainer(config, data, shape=shape, folder=folder, world=world)
         looks = _HeldOut(trainer, data, path=folder / HELD_OUT_FILE if world.is_first else None)
         looks.look()
 
@@ -151,6 +148,19 @@ def finetune(
         if world.is_first:
             repackage_model(weights, folder / "model", init=config.init, name=config.name)
     return SftResult(folder / "model", data, looks.first, looks.last, world.is_first)
+
+
+def _make_trainer(config: SftConfig, data: SftData, *, shape: ModelConfig, folder: Path, world: World) -> Trainer:
+    run = dataclasses.replace(config.trainer.run, steps=data.steps)
+    with memory_explained("before the first step", advice=MORE_GPUS):
+        return Trainer(
+            build_model(shape, init=config.init, seed=config.data.seed, device=world.device, precision=run.precision),
+            source=data.batches,
+            config=dataclasses.replace(config.trainer, run=run),
+            folder=folder,
+            num_workers=config.data.num_workers,
+            mesh=world.mesh,
+        )
 
 
 # ---- data ----
@@ -221,18 +231,15 @@ def claim_folder(config: SftConfig, folder: Path) -> None:
         InvalidInputError: it holds a run with other settings or another file, which would be mixed up with this one.
     """
     path = folder / RUN_FILE
-    try:
-        digest = hashlib.sha256(Path(config.data.file).read_bytes()).hexdigest()
-    except OSError as error:
-        raise InvalidInputError(
-            f"{config.data.file} cannot be read ({error}); give a file of JSON lines, a conversation each", param="data"
-        ) from error
+    digest = hashlib.sha256(Path(config.data.file).read_bytes()).hexdigest()
     own = json.loads(json.dumps({**dataclasses.asdict(config), "data_sha256": digest}, default=dict))
     there = read_json_if_any(path)
     if there and there != own:
         differing = sorted(_differences(there, own))
+        more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
         raise InvalidInputError(
-            f"{folder} holds another run, which differs in {', '.join(differing)}; take another --out, or delete it",
+            f"{folder} holds another run, which differs in {', '.join(differing[:_NAMED])}{more}; take another --out, "
+            "or delete it",
             param="out",
         )
     if not there:

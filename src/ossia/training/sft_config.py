@@ -11,8 +11,8 @@ from typing import Any
 from ossia.core.config import build_config
 from ossia.core.errors import InvalidInputError
 from ossia.harmony.content import Effort
-from ossia.training.data.chat_file import BadRowChoice
-from ossia.training.data.conversations import ChannelWeights
+from ossia.training.data.batches.conversations import ChannelWeights
+from ossia.training.data.chat.file import BadRowChoice
 from ossia.training.recipe import read_recipe, require_sections, set_values
 from ossia.training.trainer_config import TRAINER_SECTIONS, TrainerConfig, build_trainer_config, require_positive
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.training.config import DataConfig, Identity
-from ossia.training.data.examples import ExampleSource
-from ossia.training.data.packing import PackedExamples
-from ossia.training.data.stream import BatchSource
+from ossia.training.data.batches.examples import ExampleSource
+from ossia.training.data.batches.packing import PackedExamples
+from ossia.training.data.batches.stream import BatchSource
 
 
 def make_source(config: DataConfig, *, tokenizer: Tokenizer, identity: Identity) -> BatchSource:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,16 +17,17 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.attention.flex_attention import flex_attention
 
-from ossia.core.errors import TrainingError
 from ossia.model.transformer import AttentionBackend, Transformer
 from ossia.training.attention import DocumentRowAttention, FlexRowAttention
 from ossia.training.average import WeightAverage
 from ossia.training.checkpoints import Checkpoints
-from ossia.training.data.packing import Batch
-from ossia.training.data.stream import BatchSource, stream
+from ossia.training.data.batches.packing import Batch
+from ossia.training.data.batches.stream import BatchSource, stream
 from ossia.training.flops import mfu, peak_flops
 from ossia.training.guard import SpikeGuard
+from ossia.training.interrupt import HeldInterrupt, held_interrupt
 from ossia.training.loss import count_learned
+from ossia.training.memory import memory_explained
 from ossia.training.metrics import MetricsLog, Progress, StepReport, open_metrics
 from ossia.training.objective import Objective, StepLosses, compile_layers, recompute_layers, uncompiled_layers
 from ossia.training.optimizer import MuonAdamW, max_load_ratio, schedule
@@ -36,6 +37,8 @@ from ossia.training.random_state import random_state, set_random_state
 from ossia.training.trainer_config import TrainerConfig
 
 __all__ = ["Progress", "StepReport", "Trainer"]
+
+Told = TypeVar("Told", bool, float)
 
 
 class TakenStep(NamedTuple):
@@ -111,26 +114,33 @@ class Trainer:
         """Train to the end of the schedule, or until `stop_after_seconds` of this call, and save a checkpoint.
 
         Raises:
+            KeyboardInterrupt: Ctrl-C was pressed. The step under way was finished and a checkpoint written.
             TrainingError: the run learns no more, or the GPU has too little memory; the last checkpoint is from before.
             StorageError: a checkpoint could not be written; the one before is kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        tensorboard = self.config.run.tensorboard
+        tensorboard, is_writing = self.config.run.tensorboard, self._is_first
         try:
             with (
-                suppress(KeyboardInterrupt),
-                open_metrics(
-                    self.folder, first=self.step, tensorboard=tensorboard, is_writing=self._is_first
-                ) as metrics,
+                held_interrupt() as interrupt,
+                open_metrics(self.folder, first=self.step, tensorboard=tensorboard, is_writing=is_writing) as metrics,
             ):
-                self._run(metrics, on_log, stop_after_seconds)
+                self._run(metrics, interrupt, on_log, stop_after_seconds)
             if self.checkpoints.latest_step() != self.step:
                 self._require_learning()
                 self._save()
         finally:
             self.checkpoints.finish()
+        if interrupt.is_set and self.progress() < 1:
+            raise KeyboardInterrupt
 
-    def _run(self, metrics: MetricsLog, on_log: Progress | None, stop_after_seconds: float | None) -> None:
+    def _run(
+        self,
+        metrics: MetricsLog,
+        interrupt: HeldInterrupt,
+        on_log: Progress | None,
+        stop_after_seconds: float | None,
+    ) -> None:
         run = self.config.run
         batches = self.batches()
         started = last_log = self._clock()
@@ -158,7 +168,8 @@ class Trainer:
                 self._require_learning()
                 if not is_owed:  # a step that was left out may be the first of a run that is broken
                     self._save()
-            if stop_after_seconds is not None and now - started > stop_after_seconds:
+            interrupt.is_set = self._first_says(interrupt.is_set)
+            if interrupt.is_set or (stop_after_seconds is not None and now - started > stop_after_seconds):
                 break
 
     def take_step(self, batch: Batch) -> TakenStep:
@@ -186,7 +197,7 @@ class Trainer:
         the training's again.
         """
         total = count = 0.0
-        with uncompiled_layers(self.model):
+        with self._memory_explained(), uncompiled_layers(self.model):
             for batch in batches:
                 here = batch.to(self.device)
                 size = float(count_learned(here.targets, here.weights))
@@ -257,24 +268,22 @@ class Trainer:
 
     def _clock(self) -> float:
         """Seconds; the first process's, so that all agree when the time is up."""
-        now = time.perf_counter()
-        if self.mesh is None:
-            return now
-        told = torch.tensor([now], dtype=torch.float64)
-        dist.broadcast(told, src=0)
-        return float(told)
+        return self._first_says(time.perf_counter())
 
-    @contextmanager
-    def _memory_explained(self) -> Iterator[None]:
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            first = str(error).split(". ")[0]
-            raise TrainingError(
-                f"step {self.step + 1}: the GPU has too little memory ({first}); halve data.rows, set "
-                "run.activation_checkpointing = true, shorten data.sequence_length, or use more GPUs (torchrun); "
-                f"the run resumes from the last checkpoint in {self.folder}"
-            ) from error
+    def _first_says(self, value: Told) -> Told:
+        """A number or a truth, as the first process has it."""
+        if self.mesh is None:
+            return value
+        told = torch.tensor([value], dtype=torch.float64)
+        dist.broadcast(told, src=0)
+        return type(value)(told.item())
+
+    def _memory_explained(self) -> AbstractContextManager[None]:
+        return memory_explained(
+            f"step {self.step + 1}",
+            advice="halve data.rows, set run.activation_checkpointing = true, shorten data.sequence_length, or use "
+            f"more GPUs (torchrun); the run resumes from the last checkpoint in {self.folder}",
+        )
 
     # ---- reports and checkpoints ----
 

@@ -16,7 +16,7 @@ from ossia.harmony.vocab import Vocabulary
 from ossia.model.config import ModelConfig
 from ossia.tasks.words import load_words
 from ossia.training.config import DataConfig, Identity, TrainConfig
-from ossia.training.data.examples import GPT_OSS_IDENTITY, ExampleSource
+from ossia.training.data.batches.examples import GPT_OSS_IDENTITY, ExampleSource
 from ossia.training.initial import load_init_tokenizer
 
 FORCED = (

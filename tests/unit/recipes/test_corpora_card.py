@@ -8,8 +8,8 @@ import pytest
 from recipes.corpora.card import MARK, main, with_card
 
 from ossia.core.errors import InvalidInputError
-from ossia.training.data.build import build
-from ossia.training.data.manifest import parse_manifest
+from ossia.training.data.corpus.build import build
+from ossia.training.data.sources.manifest import parse_manifest
 
 
 @pytest.fixture

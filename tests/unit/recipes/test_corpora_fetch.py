@@ -14,7 +14,7 @@ from recipes.corpora.fetch import fetch, main, write_manifest, write_rows
 from recipes.corpora.packages import Package, check_license, copy_pages, download, load_packages, unpack
 
 from ossia.core.errors import DatasetError, InvalidInputError
-from ossia.training.data.manifest import load_manifest
+from ossia.training.data.sources.manifest import load_manifest
 
 RECIPE = Path(fetching.__file__).parent
 FACTS = Package(

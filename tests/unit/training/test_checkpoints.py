@@ -96,6 +96,17 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, full_disk: Any) 
     assert stored_step(tmp_path) == 3
 
 
+def test_a_disk_that_is_full_at_the_first_file(tmp_path: Path, full_disk: Any) -> None:
+    save(tmp_path, 1)
+    checkpoints = Checkpoints(tmp_path)
+    full_disk(True)
+    with pytest.raises(StorageError, match=r"checkpoint of step 2 .*File too large.*step-1 is kept; free some space"):
+        checkpoints.save(state(2), step=2, facts={"text": "x" * 5000})
+    full_disk(False)
+    assert names(tmp_path) == ["step-1"]
+    assert stored_step(tmp_path) == 1
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing catches it."""
 

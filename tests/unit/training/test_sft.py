@@ -106,8 +106,16 @@ def test_a_folder_belongs_to_one_run(init: Path, tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", *ROWS[:3])
     with pytest.raises(InvalidInputError, match="differs in data_sha256"):
         finetune(config, tmp_path / "run", device=CPU)
-    with pytest.raises(InvalidInputError, match="cannot be read"):
+    with pytest.raises(InvalidInputError, match="is no file"):
         finetune(quick(str(tmp_path / "none.jsonl"), init), tmp_path / "other", device=CPU)
+
+
+def test_a_file_with_a_bad_row_has_no_claim_on_the_folder(init: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", *ROWS, {"a": 1})
+    with pytest.raises(InvalidInputError, match=r"line 13: .*--on-error skip"):
+        finetune(quick(file, init), tmp_path / "run", device=CPU)
+    result = finetune(quick(file, init, **{"data.on_error": "skip"}), tmp_path / "run", device=CPU)
+    assert [bad.line for bad in result.data.skipped] == [13]
 
 
 @pytest.mark.slow
@@ -160,8 +168,8 @@ def test_bad_and_long_rows_are_told_or_left_out(init: Path, tmp_path: Path, toke
 
 
 def test_rows_held_out() -> None:
-    from ossia.training.data.chat_file import GoodRow
-    from ossia.training.data.chat_rows import read_row
+    from ossia.training.data.chat.file import GoodRow
+    from ossia.training.data.chat.rows import read_row
 
     rows = [GoodRow(i, read_row(row)) for i, row in enumerate(ROWS)]
     learned, held_out = hold_out(rows, share=0.25, seed=1)

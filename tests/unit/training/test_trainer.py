@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from ossia.training.config import TrainConfig
 from ossia.training.metrics import StepReport
 from ossia.training.package import package_model
 from ossia.training.quantize import is_expert_matrix
+from ossia.training.run import train as train_recipe
 from ossia.training.trainer_config import AverageConfig, QuantizeConfig
 
 
@@ -94,6 +97,43 @@ def test_stopping_early_saves(config: TrainConfig, tokenizer: Tokenizer, tmp_pat
     assert again.seconds == trainer.seconds > 0
 
 
+def test_ctrl_c_waits_for_the_step_and_saves(config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """It is pressed when step 3 is counted and not yet learned; the run goes on as one that was never stopped."""
+    config = steady(with_steps(config, 6))
+    whole, weights = train(config, tokenizer, tmp_path / "whole")
+    trainer = make_trainer(config, tokenizer, tmp_path / "stopped")
+    update = trainer.optimizer.step
+
+    def pressed(**options: Any) -> None:
+        if trainer.step == 3:
+            signal.raise_signal(signal.SIGINT)
+        update(**options)
+
+    trainer.optimizer.step = pressed
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert trainer.step == 3
+    rest, resumed = train(config, tokenizer, tmp_path / "stopped")
+    assert rest == {step: loss for step, loss in whole.items() if step > 3}
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_a_second_ctrl_c_does_not_wait(config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    trainer = make_trainer(with_steps(config, 6), tokenizer, tmp_path)
+
+    def pressed_twice(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the second one was held, too")
+
+    trainer.guard.judge = pressed_twice
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.checkpoints.latest() is None
+
+
 @pytest.mark.parametrize(("log_every", "checkpoint_every"), [(1, 100), (100, 2), (100, 100)])
 def test_weights_that_are_no_numbers_never_replace_a_checkpoint(
     config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path, log_every: int, checkpoint_every: int
@@ -152,6 +192,20 @@ def test_too_little_memory_says_which_knobs(
     knobs = r"data\.rows.*run\.activation_checkpointing.*data\.sequence_length"
     with pytest.raises(TrainingError, match=rf"step 1: .*CUDA out of memory.*{knobs}"):
         trainer.train()
+    monkeypatch.setattr(trainer, "_objective", run_out)
+    with pytest.raises(TrainingError, match=rf"step 1: .*CUDA out of memory.*{knobs}"):
+        trainer.evaluate([trainer.source.batch(0)])
+
+
+def test_too_little_memory_for_the_optimizer(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. And more.")
+
+    monkeypatch.setattr("ossia.training.trainer.MuonAdamW", run_out)
+    with pytest.raises(TrainingError, match=r"before the first step: .*CUDA out of memory.*more GPUs"):
+        train_recipe(config, tmp_path)
 
 
 def test_activations_computed_again_change_nothing(config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ossia.harmony.hf_tokenizer import write_tokenizer_folder
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.training import vocabulary
 from ossia.training.config import TrainConfig
-from ossia.training.data.examples import GPT_OSS_IDENTITY, ExampleSource
+from ossia.training.data.batches.examples import GPT_OSS_IDENTITY, ExampleSource
 from ossia.training.vocabulary import FORCED, first_vocabulary, prepare_tokenizer, with_special_ids
 
 

@@ -16,7 +16,7 @@ from ossia.cli.terminal import strip_controls
 from ossia.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from ossia.training.data.build import OnProgress, Progress
+    from ossia.training.data.corpus.build import OnProgress, Progress
 
 BUILD_EXAMPLES = examples(
     "ossia data build corpus.toml --out data/corpus",
@@ -77,9 +77,9 @@ def build(
         raise InvalidInputError(f"--on-error is stop or skip, got {on_error!r}", param="on_error")
     import dataclasses
 
-    from ossia.training.data.build import build as build_corpus
-    from ossia.training.data.build import load_named_tokenizer
-    from ossia.training.data.manifest import load_manifest
+    from ossia.training.data.corpus.build import build as build_corpus
+    from ossia.training.data.corpus.build import load_named_tokenizer
+    from ossia.training.data.sources.manifest import load_manifest
 
     read = load_manifest(manifest)
     if tokenizer is not None:
@@ -113,6 +113,8 @@ def print_steps(record: dict[str, Any]) -> None:
         reasons = "\n".join(f"{reason}: {count:,}" for reason, count in list(found["reasons"].items())[:5])
         table.add_row(found["step"], f"{found['in']:,}", f"{found['out']:,}", strip_controls(reasons))
     Console().print(table)
+    if bad := sum(source["unreadable"] for source in record["sources"].values()):
+        typer.echo(f"{bad:,} rows could not be read and were skipped")
 
 
 def shard(
@@ -123,8 +125,8 @@ def shard(
     ] = None,
 ) -> None:
     """Make token shards of a corpus for another tokenizer."""
-    from ossia.training.data.build import load_named_tokenizer
-    from ossia.training.data.build import shard as make_shards
+    from ossia.training.data.corpus.build import load_named_tokenizer
+    from ossia.training.data.corpus.build import shard as make_shards
 
     loaded = load_named_tokenizer(tokenizer)
     with progress_bar("encoding") as show:
@@ -144,10 +146,10 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show what token shards hold: sources, counts, lengths; and documents as they will be seen."""
-    from ossia.training.data.build import load_named_tokenizer
-    from ossia.training.data.inspect import describe
-    from ossia.training.data.order import MixOrder
-    from ossia.training.data.shards import ShardedTokens
+    from ossia.training.data.corpus.build import load_named_tokenizer
+    from ossia.training.data.shards.inspect import describe
+    from ossia.training.data.shards.order import MixOrder
+    from ossia.training.data.shards.reader import ShardedTokens
 
     loaded = None if tokenizer is None else load_named_tokenizer(tokenizer)
     shards = ShardedTokens(folder, tokenizer=loaded, verify=verify)
@@ -173,6 +175,6 @@ def inspect(
 
 def card(corpus: Corpus) -> None:
     """Print the data card of a corpus."""
-    from ossia.training.data.card import to_card
+    from ossia.training.data.corpus.card import to_card
 
     typer.echo(to_card(corpus), nl=False)

@@ -32,7 +32,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Draws other sentences.")] = 0,
 ) -> None:
     """Train the hazard classifier on the labelled templates. Takes seconds to a minute."""
-    from ossia.training.data.hazard.train import read_examples, train_classifier
+    from ossia.training.data.filters.hazard.train import read_examples, train_classifier
 
     extra = [example for path in labelled or () for example in read_examples(path)]
     classifier = train_classifier(seed=seed, extra=extra)
@@ -60,10 +60,10 @@ def report(
     ] = None,
 ) -> None:
     """Measure the hazard filter: precision and recall on held-out templates, and what it drops of ordinary text."""
-    from ossia.training.data.examples import read_corpus
-    from ossia.training.data.hazard.classifier import HazardClassifier
-    from ossia.training.data.hazard.filter import HazardFilter
-    from ossia.training.data.hazard.report import measure, measure_corpus, to_markdown, write_report
+    from ossia.training.data.batches.examples import read_corpus
+    from ossia.training.data.filters.hazard.classifier import HazardClassifier
+    from ossia.training.data.filters.hazard.filter import HazardFilter
+    from ossia.training.data.filters.hazard.report import measure, measure_corpus, to_markdown, write_report
 
     classifier = HazardClassifier.load() if weights is None else HazardClassifier.load(weights)
     hazard = HazardFilter(classifier, threshold=threshold)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from ossia.harmony.tokenizer import Tokenizer
-    from ossia.training.data.chat_batches import Encoder
-    from ossia.training.data.chat_file import BadRow, GoodRow
-    from ossia.training.data.conversations import Example
+    from ossia.training.data.batches.conversations import Example
+    from ossia.training.data.chat.batches import Encoder
+    from ossia.training.data.chat.file import BadRow, GoodRow
 
 EXAMPLES = examples(
     "ossia train check mine.jsonl",
@@ -45,8 +45,8 @@ def command(
     reads. The exit status is 1 if a row is bad.
     """
     from ossia.harmony.content import Effort
-    from ossia.training.data.chat_batches import fit_rows
-    from ossia.training.data.chat_file import BadRowChoice, read_chat_file
+    from ossia.training.data.chat.batches import fit_rows
+    from ossia.training.data.chat.file import BadRowChoice, read_chat_file
 
     level = Effort.parse(effort)
     encoder = open_encoder(model)
@@ -101,8 +101,8 @@ def open_encoder(model: str) -> Encoder:
     from ossia.harmony.content import Effort
     from ossia.model.checkpoint.load import read_config, resolve_model
     from ossia.model.loading import find_tokenizer, read_identity, read_json_if_any
-    from ossia.training.data.chat_batches import Encoder
-    from ossia.training.data.conversations import EVEN
+    from ossia.training.data.batches.conversations import EVEN
+    from ossia.training.data.chat.batches import Encoder
 
     folder = resolve_model(model)
     tokenizer = find_tokenizer(folder, vocab_size=read_config(folder).vocab_size)

@@ -12,6 +12,7 @@ import typer
 
 from ossia.cli.options import examples
 from ossia.cli.train.options import Out, Overrides, parse_overrides
+from ossia.cli.train.stopping import stop_told
 from ossia.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def command(
 
     from ossia.training.rl.loop import train_rl
 
-    with rl_bar(config) as show:
+    with stop_told(), rl_bar(config) as show:
         folder = train_rl(config, Path(out), device=device, on_log=show)
     typer.echo(f"the model is in {folder}; measure it with: ossia eval {folder}")
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ossia.cli.train.options import parse_override
 from ossia.core.errors import InvalidInputError
+
+RECIPE = Path(__file__).parents[4] / "recipes" / "tiny.toml"
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,14 @@ def test_an_unknown_recipe(run: Any) -> None:
     result = run("train", "pretrain", "--recipe", "no-such-recipe", "--out", "x")
     assert result.exit_code == 1
     assert "no-such-recipe" in result.stderr
+
+
+def test_a_run_that_was_stopped_is_no_success(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ossia.training.run.train", stopped)
+    result = run("train", "pretrain", "--recipe", str(RECIPE), "--out", str(tmp_path))
+    assert result.exit_code == 130
+    assert "stopped before its end; the same line again goes on" in result.stderr
+    assert result.stdout == ""

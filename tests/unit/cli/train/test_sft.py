@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from ossia.cli.train.check import paint, spans
-from ossia.cli.train.sft import skipped_lines
+from ossia.cli.train.sft_screen import skipped_lines
 from ossia.harmony.tokenizer import Tokenizer
-from ossia.training.data.chat_file import BadRow
-from ossia.training.data.conversations import Example
+from ossia.training.data.batches.conversations import Example
+from ossia.training.data.chat.file import BadRow
 from ossia.training.sft import SftData, SftProgress, SftResult
 from ossia.training.sft_config import SftConfig
 
@@ -100,7 +100,7 @@ def test_what_programs_see(run: Callable[..., Any], tuned: SimpleNamespace, file
     ("options", "message"),
     [
         ([], "give --data FILE.jsonl"),
-        (["--data", "none.jsonl"], "none.jsonl cannot be read"),
+        (["--data", "none.jsonl"], "none.jsonl is no file"),
         (["--data", "x", "--on-error", "ask"], "on_error is 'ask'; use 'stop' or 'skip'"),
         (["--data", "x", "--recipe", "nope"], "no recipe 'nope'"),
         (["--data", "x", "--model", "nobody/none"], "nobody/none"),
@@ -110,6 +110,19 @@ def test_what_cannot_be(run: Callable[..., Any], tmp_path: Path, options: list[s
     result = run("train", "sft", "--out", str(tmp_path / "run"), *options)
     assert result.exit_code == 1
     assert message in result.stderr
+
+
+def test_a_run_that_was_stopped_is_no_success(
+    run: Callable[..., Any], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ossia.training.sft.finetune", stopped)
+    result = run("train", "sft", "--data", str(file), "--out", str(tmp_path / "run"))
+    assert result.exit_code == 130
+    assert "stopped before its end; the same line again goes on" in result.stderr
+    assert result.stdout == ""
 
 
 def test_lines_of_rows_left_out() -> None:

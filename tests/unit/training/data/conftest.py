@@ -7,7 +7,7 @@ import pytest
 
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.harmony.vocab import CONTROL_TOKEN_IDS, Vocabulary
-from ossia.training.data.shard_writer import ShardWriter
+from ossia.training.data.shards.writer import ShardWriter
 
 
 def bytes_tokenizer(*, first_special: int = 256) -> Tokenizer:

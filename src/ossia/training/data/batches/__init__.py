@@ -1,0 +1,1 @@
+"""From conversations and documents to the batches that a trainer asks for by number."""

@@ -1,0 +1,1 @@
+"""Files of conversations in OpenAI's form, and batches of them."""

@@ -1,0 +1,1 @@
+"""A folder of cleaned text with its report and card: made, and read."""

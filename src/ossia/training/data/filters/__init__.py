@@ -1,0 +1,1 @@
+"""What is kept of a document, and of many that are alike."""

@@ -1,0 +1,1 @@
+"""What goes in: the manifest, and the documents of its files."""
