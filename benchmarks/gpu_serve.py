@@ -16,6 +16,7 @@ import logging
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,9 +26,11 @@ from ossia.engine.llm import LLM
 from ossia.engine.plan import StepPlan
 from ossia.engine.request import SamplingParams
 from ossia.harmony.tokenizer import Tokenizer
+from ossia.model.attention import CachedAttention, KVCache
 from ossia.model.config import PUBLISHED
 from ossia.model.loading import let_memory_grow, load
 from ossia.model.random_weights import random_model
+from ossia.model.transformer import Transformer
 
 VLLM_OUTPUT_TOKENS_PER_SECOND = 13_500
 """vLLM 0.26.0 on the same kind of GPU: 512 requests of 512 in, 256 out."""
@@ -166,13 +169,64 @@ def answer_with_nano() -> dict[str, Any]:
         answers[type(llm.engine.runner).__name__] = [turn.text for turn in turns]
         alone = [llm.chat([question], params, progress=False)[0].text for question in questions[:3]]
     first, second = answers.values()
+    drift = batch_drift(llm)
     same = sum(a == b for a, b in zip(first, second, strict=True))
     return {
         "runners": list(answers),
         "questions": len(questions),
         "same_answers": same,
         "same_answers_one_by_one": sum(a == b for a, b in zip(first, alone, strict=False)),
+        **drift,
         "answers": second[:3],
+    }
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens before the first difference."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one))
+
+
+@torch.inference_mode()
+def plain_logprobs(model: Transformer, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
+    """Of the answer's tokens, by the plain model in one pass."""
+    ids = torch.tensor([*prompt, *answer])
+    weight = model.norm.weight
+    cache = KVCache(model.config, capacity=len(ids), dtype=weight.dtype, device=weight.device)
+    attention = CachedAttention(cache, num_tokens=len(ids))
+    hidden = model(ids, positions=torch.arange(len(ids)), attention=attention)
+    logprobs = model.lm_head(hidden[len(prompt) - 1 : -1]).float().log_softmax(-1)
+    return logprobs.gather(1, ids[len(prompt) :, None])[:, 0].tolist()
+
+
+def batch_drift(llm: LLM) -> dict[str, Any]:
+    """24 texts continued greedily together and one by one: how far logprobs of the same tokens after the same ones lie
+    apart; and from those of the plain model on the CPU."""
+    texts = [f"{number} plus {3 * number} is" for number in range(2, 26)]
+    plain = load("nano", device="cpu")
+    prompts = [plain.tokenizer.encode(text) for text in texts]
+    params = SamplingParams(temperature=0.0, max_tokens=48, ignore_eos=True, logprobs=0)
+    together = [done.answers[0] for done in llm.generate(prompts, params, progress=False)]
+    alone = [llm.generate([prompt], params, progress=False)[0].answers[0] for prompt in prompts]
+    apart, same = [], 0
+    for one, other in zip(together, alone, strict=True):
+        length = common(one.token_ids, other.token_ids)
+        same += length == params.max_tokens
+        pairs = zip((one.logprobs or ())[:length], (other.logprobs or ())[:length], strict=True)
+        apart += [abs(a.logprob - b.logprob) for a, b in pairs]
+    from_plain = []
+    for prompt, answer in zip(prompts[:8], together, strict=False):
+        expected = plain_logprobs(plain.model, prompt, answer.token_ids)
+        from_plain += [abs(a.logprob - b) for a, b in zip(answer.logprobs or (), expected, strict=True)]
+    return {
+        "texts_the_same_in_a_batch_and_alone": same,
+        "texts": len(texts),
+        "logprobs_compared": len(apart),
+        "largest_difference_of_logprobs": max(apart),
+        "mean_difference_of_logprobs": statistics.mean(apart),
+        "plain": str(plain.model.norm.weight.dtype),
+        "logprobs_compared_with_plain": len(from_plain),
+        "largest_difference_from_plain": max(from_plain),
+        "mean_difference_from_plain": statistics.mean(from_plain),
     }
 
 

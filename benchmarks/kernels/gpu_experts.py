@@ -21,8 +21,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gpu_decode import copy_bandwidth, graph_of, matmul_rate, median_ms
 
-from ossia.kernels.gpu.experts import MANY_TOKENS, down_few, down_many, gate_up_few, gate_up_many, padded_columns
-from ossia.kernels.gpu.routing import RoutingBuffers, choose_tile_size, norm_and_route, route_many
+from ossia.kernels.gpu.experts import (
+    choose_many_tile_size,
+    down_few,
+    down_many,
+    gate_up_few,
+    gate_up_many,
+    padded_columns,
+)
+from ossia.kernels.gpu.routing import FEW_TOKENS, RoutingBuffers, norm_and_route, route_many
 
 D = F = 2880
 E, A = 32, 4
@@ -78,15 +85,14 @@ def runs(layer: Layer, *, num_tokens: int) -> dict[str, tuple]:
         out[f"{kind} down"] = (down, by_token)
 
     if num_tokens <= MOST_FEW:
-        size = choose_tile_size(num_tokens, num_experts=E, num_active=A)
-        few = RoutingBuffers(num_tokens=num_tokens, num_experts=E, num_active=A, tile_size=size, device=device)
+        few = RoutingBuffers(num_tokens=num_tokens, num_experts=E, num_active=A, tile_size=FEW_TOKENS, device=device)
         placed = torch.empty(num_tokens, padded_columns(D), dtype=torch.bfloat16, device=device)
         norm = torch.ones(D, dtype=torch.bfloat16, device=device)
         norm_and_route(x, norm=norm, eps=1e-5, weight=layer.router, bias=layer.router_bias, out=few, normed=placed)
         hidden = torch.zeros(P, padded_columns(F), dtype=torch.bfloat16, device=device)
         parts = torch.empty(1, P, D, device=device)
         add(
-            f"few, tiles of {size}",
+            "few",
             few,
             lambda: gate_up_few(
                 placed, packed=layer.gate_up, bias=layer.gate_up_bias, routing=few, alpha=1.702, limit=7.0, out=hidden
@@ -94,7 +100,8 @@ def runs(layer: Layer, *, num_tokens: int) -> dict[str, tuple]:
             lambda: down_few(hidden, packed=layer.down, bias=layer.down_bias, routing=few, out=parts),
             parts,
         )
-    many = RoutingBuffers(num_tokens=num_tokens, num_experts=E, num_active=A, tile_size=MANY_TOKENS, device=device)
+    size = choose_many_tile_size(P, num_experts=E)
+    many = RoutingBuffers(num_tokens=num_tokens, num_experts=E, num_active=A, tile_size=size, device=device)
     normed = (x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-5)).bfloat16()
     route_many(normed, weight=layer.router, bias=layer.router_bias, out=many)
     plain_hidden = torch.empty(P, F, dtype=torch.bfloat16, device=device)

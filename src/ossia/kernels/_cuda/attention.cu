@@ -36,12 +36,12 @@ DEVICE void run_attention(const u16* q, int q_stride, Pages pages, const u16* si
 
 // q [N rows q_stride apart, H, C], out [N, H, C]; grid (shares, KV, N); scratch float32 [N * KV, shares, 16 + 8 C]; arrived int32 [N * KV], zeros
 // before and after.
-#define ATTENTION_KERNEL(C)                                                                                            \
-  KERNEL void __launch_bounds__(ATTENTION_WARPS * 32) decode_attention_##C(                                            \
+#define ATTENTION_KERNEL(C, BLOCKS)                                                                                            \
+  KERNEL void __launch_bounds__(ATTENTION_WARPS * 32, BLOCKS) decode_attention_##C(                                            \
       const u16* q, int q_stride, Pages pages, const u16* sinks, u16* out, float* scratch, int* arrived, int H,       \
       int KV, int window) {                                                                                            \
     run_attention<C>(q, q_stride, pages, sinks, out, scratch, arrived, H, KV, window);                                           \
   }
-ATTENTION_KERNEL(32)
-ATTENTION_KERNEL(64)
-ATTENTION_KERNEL(128)
+ATTENTION_KERNEL(32, 2)
+ATTENTION_KERNEL(64, 3)  // 20 bytes a thread spill, and a third more warps hide each other's waiting
+ATTENTION_KERNEL(128, 1)

@@ -101,6 +101,8 @@ DEVICE float exp2_fast(float x) {
 }
 DEVICE u32 permute_bytes(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
 DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+// What is the same in all lanes, so that the compiler knows it: it can then use the registers that a warp has once.
+DEVICE u32 same_in_warp(u32 x) { return __shfl_sync(0xffffffffu, x, 0); }
 DEVICE float shuffle(float x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 #endif
 
@@ -130,7 +132,7 @@ DEVICE u32 rotate_right(u32 x, int count) { return x >> count | x << (32 - count
 // each word, and what these leave of both words makes up the other two.
 DEVICE void decode_e2m1(u32 first, u32 second, u32* pair) {
   const u32 kept = 0x81C081C0u;
-  const u32 rest = (first & 0x0C180C18u) | ((second << 2) & 0x30603060u);
+  const u32 rest = (first & 0x0C180C18u) | ((second << 2) & ~0x0C180C18u);  // a selection, one operation
   pair[0] = first & kept;
   pair[1] = (first << 6) & kept;
   pair[2] = rotate_right(first, 6) & kept;

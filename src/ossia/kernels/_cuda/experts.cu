@@ -1,10 +1,10 @@
 // The experts' two products for few tokens an expert: weights are the tensor cores' 16 rows, tokens their 8 columns.
 //
-// What there is to do is a list of tiles, each of one expert and up to 8 NT of the tokens that chose it, times the M / 16
-// row tiles of the matrix, times SPLITS parts of the columns: the units. Every block takes an equal stretch of them, keeps
-// the tokens of the few experts in it in shared memory, and gives its warps a unit at a time. A lane copies its own 16
-// bytes of each weight tile through a ring in shared memory, so that nothing waits for another lane; a stage of the ring
-// is DEPTH tiles.
+// What there is to do is a list of tiles, each of one expert and up to 8 NT of the tokens that chose it (8; for more,
+// experts_many.cu is faster), times the M / 16 row tiles of the matrix, times SPLITS parts of the columns: the units. Every
+// block takes an equal stretch of them, keeps the tokens of the few experts in it in shared memory, and gives its warps a
+// unit at a time. A lane copies its own 16 bytes of each weight tile through a ring in shared memory, so that nothing waits
+// for another lane; a stage of the ring is DEPTH tiles.
 //
 // Scales apply to the float32 sums of one block of 32 columns.
 
@@ -27,7 +27,8 @@ struct Segments {
   int count[MAX_SEGMENTS];
   int begin[MAX_SEGMENTS];
   int expert[MAX_SEGMENTS];
-  int source[MAX_ROWS];  // of each row in shared memory, its row of x
+  int source[MAX_ROWS];   // of each row in shared memory, its row of x
+  float share[MAX_ROWS];  // for `down`, its weight
 };
 
 // The warp's place in the stream of weight tiles.
@@ -40,7 +41,7 @@ template <int NT, int WARPS, int STAGES, int DEPTH, bool IS_GATE_UP>
 DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const Routed& routed, void* out, int K, int M,
                         int num_active, int splits, int max_rows, int num_pairs, float alpha, float limit) {
   DYNAMIC_SHARED(shared);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  const int lane = threadIdx.x % 32, warp = same_in_warp(threadIdx.x / 32), g = lane / 4, t = lane % 4;
   const int row_tiles = M / 16, chunks = ceil_div(K, 64), per_tile = row_tiles * splits;
   const int row_bytes = chunks * 128 + 64;  // neighbouring rows in different banks
   char* const rows = shared;
@@ -49,7 +50,7 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
   Segments* const segments = (Segments*)(shared + max_rows * row_bytes + WARPS * STAGES * stage_bytes);
 
   if (IS_GATE_UP) wait_for_previous();
-  const int num_units = load_fresh_int(routed.num_tiles) * per_tile;
+  const int num_units = same_in_warp(load_fresh_int(routed.num_tiles)) * per_tile;
   const int last = (int)((i64)num_units * (blockIdx.x + 1) / gridDim.x);
   int first = (int)((i64)num_units * blockIdx.x / gridDim.x);
   bool has_waited = IS_GATE_UP;
@@ -60,7 +61,7 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
     const int first_tile = first / per_tile;
     int num_rows = 0, num_segments = 0, end = first;
     while (end < last && num_segments < MAX_SEGMENTS) {
-      const int tile = end / per_tile, count = load_fresh_int(routed.tile_count + tile);
+      const int tile = end / per_tile, count = same_in_warp(load_fresh_int(routed.tile_count + tile));
       if (num_segments > 0 && num_rows + count > max_rows) break;
       if (threadIdx.x == 0) {
         segments->row[num_segments] = num_rows;
@@ -81,7 +82,7 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
       const int tile = unit / per_tile, m = unit % per_tile / splits, part = unit % splits;
       cursor.step = part * steps / splits;
       cursor.end = (part + 1) * steps / splits;
-      const int expert = segments->expert[tile - first_tile];
+      const int expert = same_in_warp(segments->expert[tile - first_tile]);
       cursor.next = weights + (((i64)expert * row_tiles + m) * chunks + cursor.step * DEPTH) * TILE_BYTES;
     };
     int fill = 0;
@@ -113,7 +114,9 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
       int s = 0;
       while (s + 1 < num_segments && segments->row[s + 1] <= row) ++s;
       const int position = segments->begin[s] + row - segments->row[s];
-      source[row] = IS_GATE_UP ? load_fresh_int(routed.sorted_pair + position) / num_active : position;
+      const int pair = load_fresh_int(routed.sorted_pair + position);
+      source[row] = IS_GATE_UP ? pair / num_active : position;
+      if (!IS_GATE_UP) segments->share[row] = load_fresh_float(routed.pair_weight + pair);
     }
     __syncthreads();
     const int pieces = chunks * 8;
@@ -128,7 +131,7 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
     int drain = 0;
     for (int unit = first + warp; unit < end; unit += WARPS) {
       const int tile = unit / per_tile, m = unit % per_tile / splits, part = unit % splits;
-      const int s = tile - first_tile, count = segments->count[s];
+      const int s = tile - first_tile, count = same_in_warp(segments->count[s]);
       const u32 biases = *(const u32*)(bias + (i64)segments->expert[s] * M + 16 * m + 2 * g);
       const char* const tokens = rows + segments->row[s] * row_bytes;
       float total[NT][4];
@@ -180,7 +183,7 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
             ((u16*)out)[(i64)position * ceil_div(M / 2, 64) * 64 + place_column(feature)] =
                 scaled_bf16(swish * (up + 1.0f));
           } else {
-            const float share = load_fresh_float(routed.pair_weight + load_fresh_int(routed.sorted_pair + position));
+            const float share = segments->share[segments->row[s] + token];
             float2 pair = {one * share, two * share};
             *(float2*)((float*)out + ((i64)part * num_pairs + position) * M + 16 * m + 2 * g) = pair;
           }
@@ -211,5 +214,3 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
                                           num_pairs, 0, 0);                                                            \
   }
 EXPERT_KERNELS(1, 12, 6, 3)
-EXPERT_KERNELS(2, 12, 5, 3)
-EXPERT_KERNELS(4, 8, 8, 1)

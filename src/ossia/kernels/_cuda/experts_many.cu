@@ -5,7 +5,8 @@
 // 128-byte swizzle: 16-byte piece c of token r lies at piece c ^ (r % 8) of its row. While the tensor cores work on one
 // stage, the next one's weights are decoded; scales are multiplied in as they are decoded, less 2^32.
 //
-// A tile holds up to 128 tokens of one expert. The block multiplies by 32, 64, 96 or 128 of them, as few as will do.
+// A tile holds up to 128 tokens of one expert, or up to 64 where a block has one group. The block multiplies by 32, 64, 96
+// or 128 of them, as few as will do.
 
 #include "experts_core.cuh"
 #include "group_product.cuh"
@@ -87,7 +88,8 @@ DEVICE void run_tile(const Work& work) {
   constexpr int PASS = GROUPS * 16, COPIES = (N + PASS - 1) / PASS, STAGE_BYTES = N * 128;
   const int chunks = ceil_div(work.K, 64), last_row = work.M / 16 - 1;
   const int m = blockIdx.x * (GROUPS * 4) + threadIdx.x / 32;  // the warp's row tile
-  const bool has_rows = m / 4 * 4 <= last_row;                 // the group's
+  // The group's. Known to be the same in all of a warp, so that addresses and branches take the uniform registers.
+  const bool has_rows = (int)(blockIdx.x * GROUPS + (GROUPS > 1 ? same_in_warp(threadIdx.x / 128) : 0)) * 4 <= last_row;
   const u8* next = work.weights + ((i64)work.expert * (last_row + 1) + min_int(m, last_row)) * chunks * TILE_BYTES;
   Weights ahead[AHEAD];
 #pragma unroll
@@ -164,7 +166,7 @@ DEVICE void run_tile(const Work& work) {
   if (m <= last_row) store_sums<IS_GATE_UP, N>(work, c, shares, m);
 }
 
-template <int GROUPS, bool IS_GATE_UP>
+template <int GROUPS, int MOST, bool IS_GATE_UP>
 DEVICE void run_many(Work& work, const int* tile_expert, const int* tile_begin, const int* tile_count,
                      const int* num_tiles) {
   let_next_start();
@@ -174,7 +176,10 @@ DEVICE void run_many(Work& work, const int* tile_expert, const int* tile_begin, 
   work.expert = load_fresh_int(tile_expert + tile);
   work.begin = load_fresh_int(tile_begin + tile);
   work.count = load_fresh_int(tile_count + tile);
-  if (GROUPS < 4 && work.count <= 32) run_tile<GROUPS, IS_GATE_UP, 32, 8, 4>(work);
+  if (MOST == 64) {
+    if (work.count <= 32) run_tile<GROUPS, IS_GATE_UP, 32, 8, 4>(work);
+    else run_tile<GROUPS, IS_GATE_UP, 64, 6, 4>(work);
+  } else if (GROUPS < 4 && work.count <= 32) run_tile<GROUPS, IS_GATE_UP, 32, 8, 4>(work);
   else if (work.count <= 64) run_tile<GROUPS, IS_GATE_UP, 64, 8, 4>(work);
   else if (GROUPS < 4 && work.count <= 96) run_tile<GROUPS, IS_GATE_UP, 96, 4, 2>(work);
   else run_tile<GROUPS, IS_GATE_UP, 128, 4, 2>(work);
@@ -183,21 +188,22 @@ DEVICE void run_many(Work& work, const int* tile_expert, const int* tile_begin, 
 // gate_up: x bfloat16 [T, K] -> hidden bfloat16 [P, M / 2], sorted. down: hidden bfloat16 [P, K], sorted -> bfloat16
 // [P, M], sorted, times the pair's weight. Grid (ceil(M / (64 GROUPS)), tiles at most).
 //
-// Two blocks of 2 groups on a multiprocessor hide each other's beginnings and ends; one of 4 reads the tokens half as often.
-#define MANY_KERNELS(GROUPS)                                                                                          \
+// Blocks on one multiprocessor hide each other's beginnings, ends and barriers; blocks of more groups read the tokens less often.
+#define MANY_KERNELS(GROUPS, MOST)                                                                                    \
   KERNEL void __launch_bounds__(GROUPS * 128, 4 / GROUPS) gate_up_many_##GROUPS(                                      \
       const u16* x, const u8* weights, const u16* bias, const int* tile_expert, const int* tile_begin,                \
       const int* tile_count, const int* num_tiles, const int* sorted_pair, u16* hidden, int K, int M, int num_active, \
       float alpha, float limit) {                                                                                     \
     Work work = {x, weights, bias, sorted_pair, nullptr, hidden, K, M, num_active, 0, 0, 0, alpha, limit};            \
-    run_many<GROUPS, true>(work, tile_expert, tile_begin, tile_count, num_tiles);                                     \
+    run_many<GROUPS, MOST, true>(work, tile_expert, tile_begin, tile_count, num_tiles);                               \
   }                                                                                                                   \
   KERNEL void __launch_bounds__(GROUPS * 128, 4 / GROUPS) down_many_##GROUPS(                                         \
       const u16* hidden, const u8* weights, const u16* bias, const int* tile_expert, const int* tile_begin,           \
       const int* tile_count, const int* num_tiles, const int* sorted_pair, const float* pair_weight, u16* out, int K, \
       int M, int num_active) {                                                                                        \
     Work work = {hidden, weights, bias, sorted_pair, pair_weight, out, K, M, num_active, 0, 0, 0, 0, 0};              \
-    run_many<GROUPS, false>(work, tile_expert, tile_begin, tile_count, num_tiles);                                    \
+    run_many<GROUPS, MOST, false>(work, tile_expert, tile_begin, tile_count, num_tiles);                              \
   }
-MANY_KERNELS(2)
-MANY_KERNELS(4)
+MANY_KERNELS(1, 64)
+MANY_KERNELS(2, 128)
+MANY_KERNELS(4, 128)

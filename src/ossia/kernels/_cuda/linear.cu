@@ -1,13 +1,15 @@
 // Dense layers for up to 8 tokens: weights bfloat16 in the checkpoint's order, read once.
 //
 // A block takes 16 rows of the matrix (the tensor cores' rows), its 8 warps the columns in turns of 32; their sums meet
-// in shared memory. The first turns' weights are on their way before the kernel waits for its input.
+// in shared memory. Each warp has a ring of STAGES turns in shared memory, which runs on into the block's next row tile, and
+// fills it before the kernel waits for its input. A lane copies what it will read itself, so that a warp need not meet.
+// (Loads to registers must fit the L1 cache on their way. A kernel with much shared memory before this one leaves little of it.)
 //
 // Within a turn of 32 columns lane t holds columns 8 t to 8 t + 7 of rows g and g + 8, in one load each. That is not the
 // order of PTX's fragments, but both operands have the same one, and a sum has none.
 
 #define LINEAR_WARPS 8
-#define TURNS 3  // loaded at a time, twice: those in use and the next
+#define TURN_BYTES 1024
 
 struct Rope {
   const float* cos;  // [positions, C]
@@ -29,73 +31,65 @@ DEVICE void rows_of(int tile, int g, int C, int* first, int* second) {
   }
 }
 
-struct Turn {
-  uint4 first[TURNS], second[TURNS];
-};
-
-DEVICE void load_turns(Turn* turn, const u16* first, const u16* second, int start, int blocks) {
-  const int t = threadIdx.x % 4;
-#pragma unroll
-  for (int i = 0; i < TURNS; ++i) {
-    const int block = start + i * LINEAR_WARPS;
-    if (block < blocks) {
-      turn->first[i] = load_stream(first + block * 32 + t * 8);
-      turn->second[i] = load_stream(second + block * 32 + t * 8);
-    } else {
-      turn->first[i].x = turn->first[i].y = turn->first[i].z = turn->first[i].w = 0;
-      turn->second[i] = turn->first[i];
-    }
-  }
-}
-
 // finish(row_first, row_second, n, first, second) gets the sums of the two rows for token n.
-template <bool IS_QKV, class Finish>
+template <bool IS_QKV, int STAGES, class Finish>
 DEVICE void run_linear(const u16* x, const u16* weight, int N, int K, int M, int C, Finish finish) {
   DYNAMIC_SHARED(shared);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const int blocks = K / 32, row_bytes = K * 2 + (K % 64 == 0 ? 64 : 0);
-  float* const sums = (float*)(shared + N * row_bytes);  // [warps][16][8 + 1]
-  const int tiles = ceil_div(M, 16), per_tile = ceil_div(ceil_div(blocks, LINEAR_WARPS), TURNS);
+  const int lane = threadIdx.x % 32, warp = same_in_warp(threadIdx.x / 32), g = lane / 4, t = lane % 4;
+  const int blocks = K / 32, row_bytes = K * 2 + (K % 64 == 0 ? 64 : 0), tiles = ceil_div(M, 16);
+  char* const ring = shared + warp * STAGES * TURN_BYTES + lane * 16;
+  char* const rows = shared + LINEAR_WARPS * STAGES * TURN_BYTES;
+  float* const sums = (float*)(rows + N * row_bytes);  // [warps][16][8 + 1]
 
-  int row_first, row_second;
-  auto point = [&](int tile, const u16** first, const u16** second) {
-    rows_of<IS_QKV>(tile, g, C, &row_first, &row_second);
-    *first = weight + (i64)min_int(row_first, M - 1) * K;
-    *second = weight + (i64)min_int(row_second, M - 1) * K;
-  };
   const u16 *first, *second;
-  point(blockIdx.x, &first, &second);
-  Turn next;
-  load_turns(&next, first, second, warp, blocks);
+  int next_tile = blockIdx.x, next_block = warp, fill = 0;
+  auto point = [&]() {
+    int row_first, row_second;
+    rows_of<IS_QKV>(next_tile, g, C, &row_first, &row_second);
+    first = weight + (i64)min_int(row_first, M - 1) * K + next_block * 32 + t * 8;
+    second = weight + (i64)min_int(row_second, M - 1) * K + next_block * 32 + t * 8;
+  };
+  auto fetch = [&]() {
+    if (next_tile < tiles && next_block < blocks) {
+      copy_async16(ring + fill, first);
+      copy_async16(ring + fill + TURN_BYTES / 2, second);
+      first += LINEAR_WARPS * 32;
+      second += LINEAR_WARPS * 32;
+      next_block += LINEAR_WARPS;
+      if (next_block >= blocks) {
+        next_tile += gridDim.x;
+        next_block = warp;
+        point();
+      }
+    }
+    copy_commit();
+    fill = fill == (STAGES - 1) * TURN_BYTES ? 0 : fill + TURN_BYTES;
+  };
+  point();
+#pragma unroll
+  for (int i = 0; i < STAGES - 1; ++i) fetch();
   let_next_start();
   wait_for_previous();
   for (int i = threadIdx.x; i < N * (K / 8); i += LINEAR_WARPS * 32) {
     const int row = i / (K / 8), piece = i % (K / 8);
-    copy_async16(shared + row * row_bytes + piece * 16, x + (i64)row * K + piece * 8);
+    copy_async16(rows + row * row_bytes + piece * 16, x + (i64)row * K + piece * 8);
   }
   copy_commit();
   copy_wait<0>();
   __syncthreads();
-  const char* const token = shared + min_int(g, N - 1) * row_bytes + t * 16;
+  const char* const token = rows + min_int(g, N - 1) * row_bytes + t * 16;
+  int drain = 0;
   for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     float total[4] = {0, 0, 0, 0};
-    for (int step = 0; step < per_tile; ++step) {
-      const Turn now = next;
-      const int start = warp + step * TURNS * LINEAR_WARPS;
-      if (step + 1 < per_tile) {
-        load_turns(&next, first, second, start + TURNS * LINEAR_WARPS, blocks);
-      } else if (tile + (int)gridDim.x < tiles) {
-        point(tile + gridDim.x, &first, &second);
-        load_turns(&next, first, second, warp, blocks);
-      }
-#pragma unroll
-      for (int i = 0; i < TURNS; ++i) {
-        const int block = start + i * LINEAR_WARPS;
-        if (block >= blocks) break;
-        const uint4 b = *(const uint4*)(token + block * 64);
-        mma(total, now.first[i].x, now.second[i].x, now.first[i].y, now.second[i].y, b.x, b.y);
-        mma(total, now.first[i].z, now.second[i].z, now.first[i].w, now.second[i].w, b.z, b.w);
-      }
+#pragma unroll 2
+    for (int block = warp; block < blocks; block += LINEAR_WARPS) {
+      copy_wait<STAGES - 2>();
+      const uint4 one = *(const uint4*)(ring + drain), two = *(const uint4*)(ring + drain + TURN_BYTES / 2);
+      const uint4 b = *(const uint4*)(token + block * 64);
+      drain = drain == (STAGES - 1) * TURN_BYTES ? 0 : drain + TURN_BYTES;
+      fetch();
+      mma(total, one.x, two.x, one.y, two.y, b.x, b.y);
+      mma(total, one.z, two.z, one.w, two.w, b.z, b.w);
     }
     float* const mine = sums + warp * 16 * 9;
     mine[g * 9 + 2 * t] = total[0];
@@ -121,7 +115,7 @@ DEVICE void run_linear(const u16* x, const u16* weight, int N, int K, int M, int
 // x [N, D] times the q, k and v rows, plus bias; q and k turned by rope; q to q [N, H, C], k and v to their slots.
 KERNEL void __launch_bounds__(256, 3) linear_qkv(const u16* x, const u16* weight, const u16* bias, Rope rope, u16* q,
                                                  u16* keys, u16* values, int N, int D, int H, int KV, int C) {
-  run_linear<true>(x, weight, N, D, (H + 2 * KV) * C, C, [&](int first, int second, int n, float one, float two) {
+  run_linear<true, 3>(x, weight, N, D, (H + 2 * KV) * C, C, [&](int first, int second, int n, float one, float two) {
     const int head = first / C, dim = first % C;
     one += load_bf16(bias + first);
     two += load_bf16(bias + second);
@@ -144,9 +138,9 @@ KERNEL void __launch_bounds__(256, 3) linear_qkv(const u16* x, const u16* weight
 }
 
 // stream [N, M] += x [N, K] weight^T + bias.
-KERNEL void __launch_bounds__(256, 3) linear_residual(const u16* x, const u16* weight, const u16* bias, u16* stream,
+KERNEL void __launch_bounds__(256, 2) linear_residual(const u16* x, const u16* weight, const u16* bias, u16* stream,
                                                       int N, int K, int M) {
-  run_linear<false>(x, weight, N, K, M, 0, [&](int first, int second, int n, float one, float two) {
+  run_linear<false, 5>(x, weight, N, K, M, 0, [&](int first, int second, int n, float one, float two) {
     if (first >= M) return;
     u32* const at = (u32*)(stream + (i64)n * M + first);
     const u32 old = load_fresh_u32(at);
@@ -155,8 +149,8 @@ KERNEL void __launch_bounds__(256, 3) linear_residual(const u16* x, const u16* w
 }
 
 // out float32 [N, M] = x [N, K] weight^T.
-KERNEL void __launch_bounds__(256, 3) linear_float(const u16* x, const u16* weight, float* out, int N, int K, int M) {
-  run_linear<false>(x, weight, N, K, M, 0, [&](int first, int second, int n, float one, float two) {
+KERNEL void __launch_bounds__(256, 2) linear_float(const u16* x, const u16* weight, float* out, int N, int K, int M) {
+  run_linear<false, 6>(x, weight, N, K, M, 0, [&](int first, int second, int n, float one, float two) {
     if (first < M) out[(i64)n * M + first] = one;
     if (second < M) out[(i64)n * M + second] = two;
   });

@@ -68,6 +68,57 @@ KERNEL void __launch_bounds__(1024, 1) residual_norm(const u16* base, const i64*
   }
 }
 
+// The same for many tokens, without an index and with parts in bfloat16 [P, D] alone: 8 columns a thread, all of a thread's
+// loads on their way at once. D a multiple of 8, at most 8 times the threads.
+KERNEL void __launch_bounds__(384, 3) residual_norm_many(const u16* base, const u16* update, const u16* parts,
+                                                         const int* pair_position, const u16* norm, u16* stream,
+                                                         u16* normed, int D, int A, float epsilon) {
+  DYNAMIC_SHARED(shared);
+  const i64 n = blockIdx.x;
+  const int i = threadIdx.x * 8;
+  const bool has_columns = i < D;
+  let_next_start();
+  wait_for_previous();
+  float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+  auto add = [&](const uint4& v) {
+    x[0] += low_bf16(v.x), x[1] += high_bf16(v.x), x[2] += low_bf16(v.y), x[3] += high_bf16(v.y);
+    x[4] += low_bf16(v.z), x[5] += high_bf16(v.z), x[6] += low_bf16(v.w), x[7] += high_bf16(v.w);
+  };
+  uint4 sum = {0, 0, 0, 0};
+  if (has_columns) {
+    const uint4 old = load_fresh(base + n * D + i);
+    uint4 more = {0, 0, 0, 0};
+    if (update) more = load_fresh(update + n * D + i);
+    for (int first = 0; parts && first < A; first += 4) {
+      uint4 part[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (first + j < A) part[j] = load_fresh(parts + (i64)load_fresh_int(pair_position + n * A + first + j) * D + i);
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (first + j < A) add(part[j]);
+    }
+    add(old);
+    if (update) add(more);
+    sum.x = pack_bf16(x[0], x[1]), sum.y = pack_bf16(x[2], x[3]), sum.z = pack_bf16(x[4], x[5]), sum.w = pack_bf16(x[6], x[7]);
+    if (stream) *(uint4*)(stream + n * D + i) = sum;
+  }
+  if (!normed) return;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) x[j] = 0;
+  add(sum);  // as rounded
+  float squares = 0;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) squares += x[j] * x[j];
+  const float scale = rsqrtf(block_sum(squares, (float*)shared) / D + epsilon);
+  if (!has_columns) return;
+  const uint4 gain = *(const uint4*)(norm + i);
+  *(uint4*)(normed + n * D + i) = uint4{pack_bf16(x[0] * scale * low_bf16(gain.x), x[1] * scale * high_bf16(gain.x)),
+                                        pack_bf16(x[2] * scale * low_bf16(gain.y), x[3] * scale * high_bf16(gain.y)),
+                                        pack_bf16(x[4] * scale * low_bf16(gain.z), x[5] * scale * high_bf16(gain.z)),
+                                        pack_bf16(x[6] * scale * low_bf16(gain.w), x[7] * scale * high_bf16(gain.w))};
+}
+
 // After a whole product by q, k and v, qkv [T, (H + 2 KV) C]: rope for q and k, q in place, k and v to their slots.
 // Grid (T), any number of threads; C even.
 KERNEL void rope_and_store(u16* qkv, const float* cosines, const float* sines, const i64* positions,

@@ -9,13 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ossia.kernels.gpu.experts import MANY_TOKENS, down_few, down_many, gate_up_few, gate_up_many, padded_columns
+from ossia.kernels.gpu.experts import (
+    choose_many_tile_size,
+    down_few,
+    down_many,
+    gate_up_few,
+    gate_up_many,
+    padded_columns,
+)
 from ossia.kernels.gpu.residual import ExpertOutputs, residual_norm
-from ossia.kernels.gpu.routing import RoutingBuffers, choose_tile_size, norm_and_route, route_many
+from ossia.kernels.gpu.routing import FEW_TOKENS, RoutingBuffers, norm_and_route, route_many
 from ossia.kernels.gpu.weights import GpuLayer
 
-MANY_FROM = 10
+MANY_FROM = 8
 """Tokens an expert on average, from which on the experts' kernels for many are faster, as measured on an H100."""
+ROUTE_ALONE_UP_TO = 128
+"""Tokens up to which one kernel that norms and routes is faster than a norm, a product and two kernels behind it."""
+
+SPLIT_UP_TO = 16
+"""Tokens up to which the columns of `down_few` are dealt in two parts: few units would fill the warps unevenly."""
 
 
 class ExpertBuffers:
@@ -36,7 +48,7 @@ class ExpertBuffers:
             return torch.empty(shape, dtype=dtype, device=device)
 
         self.is_many = P >= MANY_FROM * E
-        tile_size = MANY_TOKENS if self.is_many else choose_tile_size(num_tokens, num_experts=E, num_active=A)
+        tile_size = choose_many_tile_size(P, num_experts=E) if self.is_many else FEW_TOKENS
         self.routing = RoutingBuffers(
             num_tokens=num_tokens, num_experts=E, num_active=A, tile_size=tile_size, device=device
         )
@@ -44,7 +56,7 @@ class ExpertBuffers:
             self.normed, self.hidden, self.parts = empty(num_tokens, D), empty(P, F), empty(1, P, D)
         else:
             self.normed, self.hidden = empty(num_tokens, padded_columns(D)), empty(P, padded_columns(F)).zero_()
-            num_parts = 2 if num_tokens == 1 else 1  # alone, more parts keep all warps at work
+            num_parts = 2 if num_tokens <= SPLIT_UP_TO else 1
             self.parts = empty(num_parts, P, D, dtype=torch.float32)
 
 
@@ -76,9 +88,12 @@ def run_experts(
     up = {"packed": layer.gate_up, "bias": layer.gate_up_bias, "routing": routing, "out": buffers.hidden}
     down = {"packed": layer.down, "bias": layer.down_bias, "routing": routing}
     norm = {"norm": layer.mlp_norm, "eps": config.rms_norm_eps, "update": update, "normed": buffers.normed}
-    if buffers.is_many:
+    if buffers.is_many and stream.shape[0] <= ROUTE_ALONE_UP_TO:
+        norm_and_route(stream, total=total, is_placed=False, **norm, **router)
+    elif buffers.is_many:
         residual_norm(stream, num_tokens=stream.shape[0], stream=total, **norm)
         route_many(buffers.normed, **router)
+    if buffers.is_many:
         gate_up_many(buffers.normed, **up, **activation)
         down_many(buffers.hidden, **down, out=buffers.parts)
     else:

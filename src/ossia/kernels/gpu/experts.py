@@ -14,14 +14,18 @@ from ossia.kernels.gpu.routing import RoutedStruct, RoutingBuffers
 
 TILE_ROWS, TILE_COLUMNS, TILE_BYTES = 16, 64, 544
 MANY_TOKENS = 128
-"""Tile size of `gate_up_many` and `down_many`: the most tokens of an expert that they take together."""
-_MANY_SHARED = 4 * 128 * 128 + 128 * 4
+"""The most tokens of an expert that `gate_up_many` and `down_many` take together."""
+NARROW_TOKENS = 64
+"""Likewise where experts have few: four blocks of 64 rows on a multiprocessor then."""
+_MANY_SHARED = {NARROW_TOKENS: 6 * 64 * 128 + 64 * 4, MANY_TOKENS: 4 * 128 * 128 + 128 * 4}
 _WIDE_FROM = 96
 """Tokens an expert on average, from which on blocks of 256 rows are faster than two of 128."""
+_NARROW_UP_TO = 20
+"""Tokens an expert on average, up to which four of 64 rows are faster."""
 _MAX_SCALE = 160
-_RING_BYTES = {8: 12 * 6 * 3 * 640, 16: 12 * 5 * 3 * 640, 32: 8 * 8 * 640}
-_THREADS = {8: 384, 16: 384, 32: 256}
-_SEGMENT_BYTES = 4 * 16 * 4 + 128 * 4
+_RING_BYTES = 12 * 6 * 3 * 640
+_THREADS = 384
+_SEGMENT_BYTES = 4 * 16 * 4 + 2 * 128 * 4
 
 
 def pack_experts(blocks: Tensor, *, scales: Tensor) -> Tensor:
@@ -99,6 +103,11 @@ def place_tokens_torch(x: Tensor) -> Tensor:
     return (wide.transpose(2, 3).reshape(T, -1).float() * 2.0**112).bfloat16()
 
 
+def choose_many_tile_size(num_pairs: int, *, num_experts: int) -> int:
+    """Of `gate_up_many` and `down_many`, as measured on an H100."""
+    return NARROW_TOKENS if num_pairs <= _NARROW_UP_TO * num_experts else MANY_TOKENS
+
+
 def gate_up_few(
     x: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingBuffers, alpha: float, limit: float, out: Tensor
 ) -> None:
@@ -143,7 +152,7 @@ def gate_up_many(
         x: bfloat16 [T, D], plain, D a multiple of 32.
         packed: from `pack_experts`, of [E, 2 F, D].
         bias: bfloat16 [E, 2 F].
-        routing: with tiles of MANY_TOKENS.
+        routing: with tiles of `choose_many_tile_size`.
         alpha: slope of SwiGLU's sigmoid.
         limit: SwiGLU's clamp.
         out: bfloat16 [P, F], written in sorted order.
@@ -163,11 +172,12 @@ def down_many(hidden: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingB
 
 
 def _prepare_many(name: str, num_rows: int, routing: RoutingBuffers, device: torch.device):
-    groups = 4 if routing.num_pairs > _WIDE_FROM * routing.num_experts else 2
-    most_tiles = min(routing.num_pairs, routing.num_experts + routing.num_pairs // MANY_TOKENS)
+    is_wide = routing.num_pairs > _WIDE_FROM * routing.num_experts
+    groups = 1 if routing.tile_size == NARROW_TOKENS else 4 if is_wide else 2
+    most_tiles = min(routing.num_pairs, routing.num_experts + routing.num_pairs // routing.tile_size)
     kernel = driver.load_kernel("experts_many", f"{name}_{groups}", device)
     grid = Grid(-(-num_rows // (64 * groups)), most_tiles)
-    return kernel, {"grid": grid, "threads": 128 * groups, "shared": _MANY_SHARED}
+    return kernel, {"grid": grid, "threads": 128 * groups, "shared": _MANY_SHARED[routing.tile_size]}
 
 
 def _many_routing(routing: RoutingBuffers) -> tuple[Tensor, ...]:
@@ -177,17 +187,15 @@ def _many_routing(routing: RoutingBuffers) -> tuple[Tensor, ...]:
 def _prepare(name: str, num_columns: int, routing: RoutingBuffers, device: torch.device):
     tile_size = routing.tile_size
     row_bytes = -(-num_columns // TILE_COLUMNS) * 128 + 64
-    ring = _RING_BYTES[tile_size]
-    max_rows = min((SHARED_LIMIT - ring - _SEGMENT_BYTES) // row_bytes, 4 * tile_size, 128)
+    max_rows = min((SHARED_LIMIT - _RING_BYTES - _SEGMENT_BYTES) // row_bytes, 4 * tile_size)
     if max_rows < tile_size:
         raise InvalidInputError(
-            f"the GPU experts keep {tile_size} tokens of {num_columns} columns in shared memory, which has no room; "
-            "use a smaller tile_size"
+            f"the GPU experts keep {tile_size} tokens of {num_columns} columns in shared memory, which has no room"
         )
     kernel = driver.load_kernel("experts", f"{name}_{tile_size // 8}", device)
-    shared = ring + max_rows * row_bytes + _SEGMENT_BYTES
+    shared = _RING_BYTES + max_rows * row_bytes + _SEGMENT_BYTES
     grid = Grid(num_multiprocessors(device))
-    return kernel, {"grid": grid, "threads": _THREADS[tile_size], "shared": shared, "max_rows": max_rows}
+    return kernel, {"grid": grid, "threads": _THREADS, "shared": shared, "max_rows": max_rows}
 
 
 def num_multiprocessors(device: torch.device) -> int:

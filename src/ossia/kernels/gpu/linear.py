@@ -15,7 +15,8 @@ from ossia.kernels.rope import RopeTables
 
 MAX_TOKENS = 8
 _THREADS = 256
-_BLOCKS_PER_MULTIPROCESSOR = 3
+_BLOCKS_PER_MULTIPROCESSOR = 2  # of `linear_float`, whose blocks go on from row tile to row tile
+_QKV_STAGES, _RESIDUAL_STAGES, _FLOAT_STAGES = 3, 5, 6  # 3, 2 and 2 blocks of 8 tokens fit a multiprocessor
 
 
 class _Rope(ctypes.Structure):
@@ -55,7 +56,7 @@ def linear_qkv(
     driver.load_kernel("linear", "linear_qkv", x.device).launch(
         Grid((H + 2 * K) * C // 16),
         threads=_THREADS,
-        shared=_shared(N, D),
+        shared=_shared(N, D, stages=_QKV_STAGES),
         args=(x, weight, bias, struct, q, keys, values, N, D, H, K, C),
     )
 
@@ -65,7 +66,10 @@ def linear_residual(x: Tensor, *, weight: Tensor, bias: Tensor, stream: Tensor) 
     N, num_in = x.shape
     D = stream.shape[1]
     driver.load_kernel("linear", "linear_residual", x.device).launch(
-        Grid(-(-D // 16)), threads=_THREADS, shared=_shared(N, num_in), args=(x, weight, bias, stream, N, num_in, D)
+        Grid(-(-D // 16)),
+        threads=_THREADS,
+        shared=_shared(N, num_in, stages=_RESIDUAL_STAGES),
+        args=(x, weight, bias, stream, N, num_in, D),
     )
 
 
@@ -75,10 +79,10 @@ def linear_float(x: Tensor, *, weight: Tensor, out: Tensor) -> None:
     V = weight.shape[0]
     blocks = min(-(-V // 16), num_multiprocessors(x.device) * _BLOCKS_PER_MULTIPROCESSOR)
     driver.load_kernel("linear", "linear_float", x.device).launch(
-        Grid(blocks), threads=_THREADS, shared=_shared(N, D), args=(x, weight, out, N, D, V)
+        Grid(blocks), threads=_THREADS, shared=_shared(N, D, stages=_FLOAT_STAGES), args=(x, weight, out, N, D, V)
     )
 
 
-def _shared(num_tokens: int, num_columns: int) -> int:
+def _shared(num_tokens: int, num_columns: int, *, stages: int) -> int:
     row = num_columns * 2 + (64 if num_columns % 64 == 0 else 0)
-    return num_tokens * row + 8 * 16 * 9 * 4
+    return 8 * stages * 1024 + num_tokens * row + 8 * 16 * 9 * 4

@@ -14,7 +14,8 @@ from ossia.kernels._cuda.driver import Grid
 from ossia.kernels.gpu.routing import RoutingBuffers
 from ossia.kernels.rope import RopeTables
 
-_MANY = 256
+_MANY = 256  # tokens, from which on one loads all that it needs at once
+_MANY_THREADS = 384
 
 
 class ExpertOutputs(NamedTuple):
@@ -55,6 +56,14 @@ def residual_norm(
         parts, positions = experts.parts, experts.routing.pair_position
         is_wide = parts.dtype == torch.float32
         active, (splits, pairs) = experts.routing.num_active, parts.shape[:2]
+    if num_tokens >= _MANY and index is None and not is_wide and splits < 2 and D % 8 == 0 and D <= 8 * _MANY_THREADS:
+        driver.load_kernel("residual", "residual_norm_many", base.device).launch(
+            Grid(num_tokens),
+            threads=-(-D // 256) * 32,
+            shared=128,
+            args=(base, update, parts, positions, norm, stream, normed, D, active, eps),
+        )
+        return
     # A few tokens: each as fast as can be. Many: several blocks a multiprocessor, which hide each other's waiting.
     threads = min(1024 if num_tokens < _MANY else 256, -(-D // 128) * 32)
     driver.load_kernel("residual", "residual_norm", base.device).launch(

@@ -15,19 +15,11 @@ from ossia.kernels._cuda.driver import Grid
 from ossia.kernels.rms_norm import rms_norm_torch
 from ossia.kernels.router import Routing, route_torch
 
-TILE_SIZES = (8, 16, 32)
-"""Tokens of one expert that the experts' kernels take together."""
+FEW_TOKENS = 8
+"""Tokens of one expert that the kernels for few take together. An expert with more has several tiles, and all but the
+first find its weights in the L2."""
 _MAX_EXPERTS, _MAX_ACTIVE = 256, 32
 _WARPS = 8
-
-
-def choose_tile_size(num_tokens: int, *, num_experts: int, num_active: int) -> int:
-    """The smallest tile that holds an expert's tokens on average, as measured on an H100.
-
-    An expert with more has two tiles, whose weights the second finds in the L2.
-    """
-    mean = num_tokens * num_active / num_experts
-    return next((size for size in TILE_SIZES if size >= mean), TILE_SIZES[-1])
 
 
 class RoutingBuffers:
@@ -40,7 +32,7 @@ class RoutingBuffers:
         num_tokens: N.
         num_experts: E.
         num_active: A.
-        tile_size: one of TILE_SIZES.
+        tile_size: FEW_TOKENS, or from experts.choose_many_tile_size.
         device: where.
 
     Raises:
@@ -115,19 +107,22 @@ def norm_and_route(
     normed: Tensor,
     update: Tensor | None = None,
     total: Tensor | None = None,
+    is_placed: bool = True,
 ) -> None:
     """Normalise the stream, choose each token's experts and list the experts' work.
 
     Args:
-        stream: bfloat16 [N, D], D even.
+        stream: bfloat16 [N, D], D a multiple of 4.
         norm: the norm's weight [D].
         eps: of the norm.
         weight: the router's, [E, D].
         bias: [E].
         out: written.
-        normed: [N, D up to a multiple of 64], written as the experts' kernels want it (experts.place_tokens_torch).
+        normed: [N, D up to a multiple of 64], written as the experts' kernels for few tokens want it
+            (experts.place_tokens_torch); or [N, D], plain.
         update: [N, D] to be added to the stream first, the sum being rounded to bfloat16.
         total: [N, D], written with that sum; not the stream itself.
+        is_placed: which of the two orders `normed` gets.
     """
     N, D = stream.shape
     E, A = out.num_experts, out.num_active
@@ -137,7 +132,7 @@ def norm_and_route(
         Grid(-(-E // _WARPS), N),
         threads=_WARPS * 32,
         shared=4 * D + 256 + 8 * E,
-        args=(stream, update, total, norm, normed, weight, bias, struct, D, E, A, out.tile_size, eps),
+        args=(stream, update, total, norm, normed, weight, bias, struct, D, E, A, out.tile_size, eps, int(is_placed)),
     )
 
 

@@ -180,6 +180,7 @@ DEVICE float shuffle(float x, int lane) {
   emulator::warp_wait();
   return r;
 }
+DEVICE u32 same_in_warp(u32 x) { return x; }
 DEVICE float shuffle_xor(float x, int mask) { return shuffle(x, threadIdx.x % 32 ^ mask); }
 DEVICE u32 largest_of_warp(u32 x) {
   for (int mask = 16; mask; mask >>= 1) {

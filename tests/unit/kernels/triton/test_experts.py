@@ -10,6 +10,7 @@ from ossia.core.errors import InvalidInputError, UnsupportedModelError
 from ossia.kernels.experts import ExpertWeights, expert_mlp_torch
 from ossia.kernels.gpu.experts import (
     MANY_TOKENS,
+    NARROW_TOKENS,
     down_few,
     down_many,
     gate_up_few,
@@ -70,8 +71,8 @@ def routed(x: Tensor, *, E: int, A: int, tile_size: int, seed: int) -> RoutingBu
         (1, 8, 2, 96, 64, 8, 2),
         (3, 5, 2, 224, 96, 8, 1),
         (8, 4, 3, 160, 64, 8, 2),
-        (13, 4, 2, 96, 64, 16, 1),
-        (40, 3, 2, 64, 32, 32, 2),
+        (13, 4, 2, 96, 64, 8, 1),
+        (40, 3, 2, 64, 32, 8, 2),
         (29, 2, 2, 64, 64, 8, 1),  # several tiles an expert
     ],
 )
@@ -140,27 +141,32 @@ def check_routing(routing: RoutingBuffers, *, x: Tensor, weight: Tensor, bias: T
 
 
 @pytest.mark.parametrize(
-    ("T", "E", "A", "D", "F", "favour"),
+    ("T", "E", "A", "D", "F", "favour", "tile_size"),
     [
-        (5, 3, 2, 64, 32, 0.0),
-        (40, 2, 2, 32, 160, 0.0),  # one half chunk of columns
-        (60, 1, 1, 64, 32, 0.0),
-        (90, 2, 1, 96, 64, 90.0),
-        (150, 3, 1, 96, 64, 90.0),
-        (110, 1, 1, 96, 160, 0.0),  # blocks of 256 rows, half filled
-        (70, 2, 2, 160, 32, 0.0),
-        (300, 3, 2, 224, 64, 0.0),
-        (2000, 4, 2, 320, 320, 1.0),
+        (5, 3, 2, 64, 32, 0.0, MANY_TOKENS),
+        (40, 2, 2, 32, 160, 0.0, MANY_TOKENS),  # one half chunk of columns
+        (60, 1, 1, 64, 32, 0.0, MANY_TOKENS),
+        (90, 2, 1, 96, 64, 90.0, MANY_TOKENS),
+        (150, 3, 1, 96, 64, 90.0, MANY_TOKENS),
+        (110, 1, 1, 96, 160, 0.0, MANY_TOKENS),  # blocks of 256 rows, half filled
+        (70, 2, 2, 160, 32, 0.0, MANY_TOKENS),
+        (300, 3, 2, 224, 64, 0.0, MANY_TOKENS),
+        (2000, 4, 2, 320, 320, 1.0, MANY_TOKENS),
+        (5, 3, 2, 64, 32, 0.0, NARROW_TOKENS),
+        (70, 2, 1, 96, 160, 90.0, NARROW_TOKENS),  # tiles of 64 and of 6
+        (2000, 4, 2, 320, 320, 1.0, NARROW_TOKENS),
     ],
 )
-def test_many_tokens_match_float32(device: torch.device, T: int, E: int, A: int, D: int, F: int, favour: float) -> None:
+def test_many_tokens_match_float32(
+    device: torch.device, T: int, E: int, A: int, D: int, F: int, favour: float, tile_size: int
+) -> None:
     if device.type == "cpu" and T * D > 15000:
         pytest.skip("too slow where it is emulated")
-    assert_many_tokens_match_float32(device, T=T, E=E, A=A, D=D, F=F, favour=favour)
+    assert_many_tokens_match_float32(device, T=T, E=E, A=A, D=D, F=F, favour=favour, tile_size=tile_size)
 
 
 def assert_many_tokens_match_float32(
-    device: torch.device, *, T: int, E: int, A: int, D: int, F: int, favour: float
+    device: torch.device, *, T: int, E: int, A: int, D: int, F: int, favour: float, tile_size: int
 ) -> None:
     """`favour`: by how much the first expert's logits are raised."""
     generator = torch.Generator().manual_seed(T * 100 + D)
@@ -169,7 +175,7 @@ def assert_many_tokens_match_float32(
     gate_up_bias = torch.randn(E, 2 * F, generator=generator).bfloat16()
     down_bias = torch.randn(E, D, generator=generator).bfloat16()
     on = x.to(device)
-    routing = RoutingBuffers(num_tokens=T, num_experts=E, num_active=A, tile_size=MANY_TOKENS, device=device)
+    routing = RoutingBuffers(num_tokens=T, num_experts=E, num_active=A, tile_size=tile_size, device=device)
     weight, bias = torch.randn(E, D, generator=generator).to(on), torch.randn(E, generator=generator).to(on)
     bias[0] += favour
     for _ in range(2):  # the counter must be back at zero

@@ -17,7 +17,7 @@ def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
-@pytest.mark.parametrize(("N", "num_in", "V"), [(1, 32, 16), (1, 864, 40), (5, 96, 200), (8, 256, 17)])
+@pytest.mark.parametrize(("N", "num_in", "V"), [(1, 32, 16), (1, 864, 40), (5, 96, 200), (8, 256, 17), (2, 2080, 24)])
 def test_logits_match_float32(device: torch.device, N: int, num_in: int, V: int) -> None:
     x, weight = draw(N, num_in, seed=1), draw(V, num_in, seed=2)
     out = torch.full((N, V), float("nan"), device=device)
@@ -89,6 +89,36 @@ def test_the_stream_takes_the_experts_outputs(device: torch.device, N: int, D: i
     expected = (stream.float() + update.float() + outputs).bfloat16()
     torch.testing.assert_close(base.cpu(), expected, rtol=2**-7, atol=1e-6)
     torch.testing.assert_close(normed.cpu(), rms_norm_torch(base.cpu(), weight=norm, eps=1e-5), rtol=2**-7, atol=0)
+
+
+@pytest.mark.parametrize(("N", "D", "A"), [(256, 264, 5), (257, 8, 0), (300, 520, 4)])
+def test_many_tokens_take_their_experts_outputs(device: torch.device, N: int, D: int, A: int) -> None:
+    """With A = 0 there are none, nor an update, nor a norm."""
+    stream, norm, update = draw(N, D, seed=1), draw(D, seed=2), draw(N, D, seed=3)
+    total = torch.full((N, D), float("nan"), dtype=torch.bfloat16, device=device)
+    if A == 0:
+        residual_norm(stream.to(device), num_tokens=N, norm=norm.to(device), eps=1e-5, stream=total)
+        assert torch.equal(total.cpu(), stream)
+        return
+    parts = draw(1, N * A, D, seed=4)
+    routing = RoutingBuffers(num_tokens=N, num_experts=8, num_active=A, tile_size=8, device=device)
+    position = torch.randperm(N * A, generator=torch.Generator().manual_seed(5))
+    routing.pair_position[: N * A] = position.to(device)
+    normed = torch.full_like(total, float("nan"))
+    residual_norm(
+        stream.to(device),
+        num_tokens=N,
+        norm=norm.to(device),
+        eps=1e-5,
+        update=update.to(device),
+        experts=ExpertOutputs(parts.to(device), routing),
+        stream=total,
+        normed=normed,
+    )
+    outputs = parts[0].float()[position].view(N, A, D).sum(dim=1)
+    expected = (stream.float() + update.float() + outputs).bfloat16()
+    torch.testing.assert_close(total.cpu(), expected, rtol=2**-7, atol=1e-6)
+    torch.testing.assert_close(normed.cpu(), rms_norm_torch(total.cpu(), weight=norm, eps=1e-5), rtol=2**-7, atol=0)
 
 
 def test_rows_are_taken_by_index(device: torch.device) -> None:

@@ -30,7 +30,7 @@ def run_experts() -> None:
 
 def run_many(**sizes: int) -> None:
     test_experts.assert_many_tokens_match_float32(
-        CPU, **({"T": 5, "E": 3, "A": 2, "D": 64, "F": 32, "favour": 0} | sizes)
+        CPU, **({"T": 5, "E": 3, "A": 2, "D": 64, "F": 32, "favour": 0, "tile_size": 128} | sizes)
     )
 
 
@@ -51,12 +51,29 @@ def logits() -> None:
     test_linear.test_logits_match_float32(CPU, 1, 864, 40)
 
 
+def long_logits() -> None:
+    test_linear.test_logits_match_float32(CPU, 2, 2080, 24)
+
+
+def tall_logits() -> None:
+    """More row tiles than blocks."""
+    test_linear.test_logits_match_float32(CPU, 5, 96, 200)
+
+
+def add_many() -> None:
+    test_linear.test_many_tokens_take_their_experts_outputs(CPU, 256, 264, 5)
+
+
 def add_residual() -> None:
     test_linear.test_the_stream_takes_the_experts_outputs(CPU, 5, 132, 3, 1)
 
 
 def route() -> None:
-    test_routing.test_routing_matches_the_reference(CPU, 5, 128, 4, 320, 8, True)
+    test_routing.test_routing_matches_the_reference(CPU, 5, 128, 4, 320, 8, True, True)
+
+
+def route_plain() -> None:
+    test_routing.test_routing_matches_the_reference(CPU, 3, 8, 2, 3104, 64, True, False)
 
 
 class Mutant(NamedTuple):
@@ -91,14 +108,25 @@ MUTANTS = {
     "ahead": Mutant("experts_many", "a[1], ahead + 1, 1)", "a[1], ahead, 1)", lambda: run_many(D=160)),
     "weight": Mutant("experts_many", "shares[token]", "shares[0]", run_many),
     "choice": Mutant("experts_many", "work.count <= 64", "work.count <= 96", run_skewed),
+    "narrow": Mutant(
+        "experts_many",
+        "if (MOST == 64) {\n    if (work.count <= 32)",
+        "if (MOST == 64) {\n    if (work.count <= 64)",
+        lambda: run_many(T=70, E=2, A=1, D=96, F=160, favour=90, tile_size=64),
+    ),
     "passes": Mutant("experts_many", "target + stage + PASS * i * 128", "target + stage", run_skewed),
     "groups": Mutant("experts_many", "blockIdx.x * (GROUPS * 4)", "blockIdx.x * 4", lambda: run_many(F=160)),
-    "code": Mutant("pack", "place_codes(first[4], 2)", "place_codes(first[4], 1)", pack),
+    "code": Mutant("pack", "{12, 13, 14, 16 + 5}", "{12, 13, 14, 5}", pack),
+    "pair": Mutant("experts", "rotate_right(rest, 4)", "rotate_right(rest, 20)", run_experts),
     "scale": Mutant("pack", "block = 2 * chunk + i % 2;", "block = 2 * chunk;", pack),
     "rope": Mutant("linear", "*second = *first + C / 2;", "*second = *first + 8;", project),
     "turns": Mutant("linear", "w < LINEAR_WARPS; ++w", "w < LINEAR_WARPS - 1; ++w", logits),
+    "ring": Mutant("linear", "drain == (STAGES - 1)", "drain == (STAGES - 2)", long_logits),
+    "next tile": Mutant("linear", "next_tile += gridDim.x;", "next_tile += 1;", tall_logits),
+    "many tokens": Mutant("residual", "parts && first < A;", "parts && first < A - 1;", add_many),
     "norm": Mutant("residual", "/ D + epsilon", "/ (D - 4) + epsilon", add_residual),
     "update": Mutant("residual", "x[3] += high_bf16(more.y)", "x[3] += low_bf16(more.y)", add_residual),
+    "plain": Mutant("router", "n * D + i) = pair;", "n * D + i) = scale_up(pair);", route_plain),
     "shares": Mutant("router", "weights[lane] = weight / sum", "weights[lane] = weight", route),
     "tiles": Mutant("router", "min_int(tile_size, counts[e] - done)", "tile_size", route),
 }

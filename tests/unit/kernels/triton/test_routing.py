@@ -11,11 +11,17 @@ from ossia.kernels.gpu.routing import RoutingBuffers, norm_and_route, norm_and_r
 
 
 @pytest.mark.parametrize(
-    ("N", "E", "A", "D", "tile_size", "has_update"),
-    [(1, 4, 4, 64, 8, False), (1, 32, 4, 96, 8, True), (5, 128, 4, 320, 8, True), (33, 9, 3, 96, 16, False)],
+    ("N", "E", "A", "D", "tile_size", "has_update", "is_placed"),
+    [
+        (1, 4, 4, 64, 8, False, True),
+        (1, 32, 4, 96, 8, True, True),
+        (5, 128, 4, 320, 8, True, True),
+        (33, 9, 3, 96, 64, False, False),
+        (3, 8, 2, 3104, 64, True, False),
+    ],
 )
 def test_routing_matches_the_reference(
-    device: torch.device, N: int, E: int, A: int, D: int, tile_size: int, has_update: bool
+    device: torch.device, N: int, E: int, A: int, D: int, tile_size: int, has_update: bool, is_placed: bool
 ) -> None:
     generator = torch.Generator().manual_seed(N + E)
 
@@ -25,7 +31,7 @@ def test_routing_matches_the_reference(
     stream, update, norm, weight, bias = draw(N, D), draw(N, D), draw(D), draw(E, D), draw(E)
     on = [tensor.to(device) for tensor in (stream, update, norm, weight, bias)]
     out = RoutingBuffers(num_tokens=N, num_experts=E, num_active=A, tile_size=tile_size, device=device)
-    normed = torch.full((N, padded_columns(D)), float("nan"), dtype=torch.bfloat16, device=device)
+    normed = torch.full((N, padded_columns(D) if is_placed else D), float("nan"), dtype=torch.bfloat16, device=device)
     total = torch.empty_like(on[0])
     for _ in range(2):  # the counters must be back at zero
         norm_and_route(
@@ -38,13 +44,15 @@ def test_routing_matches_the_reference(
             normed=normed,
             update=on[1] if has_update else None,
             total=total if has_update else None,
+            is_placed=is_placed,
         )
     summed = stream + update if has_update else stream
     if has_update:
         assert torch.equal(total.cpu(), summed)
     expected, routing = norm_and_route_torch(summed, norm=norm, eps=1e-5, weight=weight, bias=bias, num_active=A)
     # The sum of squares has another order, so a value may round to the other neighbour.
-    torch.testing.assert_close(normed.cpu(), place_tokens_torch(expected), rtol=2**-7, atol=0)
+    expected_order = place_tokens_torch(expected) if is_placed else expected
+    torch.testing.assert_close(normed.cpu(), expected_order, rtol=2**-7, atol=0)
     torch.testing.assert_close(out.logits.cpu(), routing.logits, rtol=1e-2, atol=0.15)
     _check_choice(out, N=N, E=E, A=A)
 
