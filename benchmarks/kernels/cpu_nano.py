@@ -2,6 +2,10 @@
 
 python -m benchmarks.kernels.cpu_nano            writes benchmarks/results/cpu-nano.md and .json
 python -m benchmarks.kernels.cpu_nano --json     prints the JSON and writes nothing
+    --name cpu-nano-avx2                         how the files of results are called
+
+The engine answers 1 and 16 requests at once, too, on the kernels and on torch (OSSIA_NATIVE=0), one thread each, by
+processes in turns.
 """
 
 # T tokens, N sequences, V vocabulary
@@ -9,9 +13,15 @@ python -m benchmarks.kernels.cpu_nano --json     prints the JSON and writes noth
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +29,9 @@ from benchmarks.kernels.cpu_20b import make_batch, make_cache
 from benchmarks.timing import tell
 from torch import Tensor
 
+from ossia.engine.build import EngineConfig
+from ossia.engine.llm import LLM
+from ossia.engine.request import SamplingParams
 from ossia.evals.environment import describe
 from ossia.evals.report import markdown_table
 from ossia.kernels import native
@@ -30,6 +43,8 @@ from ossia.model.transformer import Transformer
 
 COMMAND = "python -m benchmarks.kernels.cpu_nano"
 PROMPT, ROUNDS, STEPS = 128, 15, 20
+REQUESTS, ENGINE_ROUNDS, ANSWER = (1, 16), 5, 64
+"""Requests at once; processes of each kind; tokens of an answer."""
 NextLogits = Callable[..., Tensor]
 
 
@@ -37,9 +52,14 @@ def main() -> None:
     """Measure, then print or write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON, write no files")
+    parser.add_argument("--name", default="cpu-nano", help="of the files of results (default cpu-nano)")
+    parser.add_argument("--engine-child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.engine_child:
+        print(json.dumps(engine_rates()))
+        return
     record = measure()
-    tell(record, render_page(record), name="cpu-nano", as_json=options.json)
+    tell(record, render_page(record), name=options.name, as_json=options.json)
 
 
 def measure() -> dict[str, Any]:
@@ -53,6 +73,7 @@ def measure() -> dict[str, Any]:
         "default": NativeModel(packed),
         "exact": NativeModel(packed, exact=True),
         "8-bit attention and lm_head": NativeModel(packed, quantize="q8"),
+        "12-bit attention and lm_head": NativeModel(packed, quantize="bf12"),
     }
     ids = text_ids(wide)
     reference = logits_of(lambda new, cache: next_logits(wide, new, cache=cache), wide, ids, dtype=torch.float32)
@@ -65,7 +86,53 @@ def measure() -> dict[str, Any]:
         "level": native.info().level,
         "speed": measure_speed(wide, rounded, subjects),
         "accuracy": accuracy,
+        "engine": measure_engine(),
+        "weights_sha256": hash_weights(folder),
     }
+
+
+def hash_weights(folder: Path) -> str:
+    """Which nano it was: of its safetensors files, one behind the other."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def measure_engine() -> dict[str, Any]:
+    """Tokens a CPU second of the engine on the kernels and on torch, medians of processes in turns."""
+    found: dict[str, list[dict[str, float]]] = {"native": [], "torch": []}
+    for _ in range(ENGINE_ROUNDS):
+        for name, rounds in found.items():
+            choice = {"OSSIA_NATIVE": "0"} if name == "torch" else {}
+            environment = {**os.environ, "OSSIA_NATIVE_THREADS": "1", "OMP_NUM_THREADS": "1", **choice}
+            command = [sys.executable, "-m", "benchmarks.kernels.cpu_nano", "--engine-child"]
+            result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+            rounds.append(json.loads(result.stdout))
+    rates = {
+        name: {key: round(statistics.median(entry[key] for entry in rounds), 1) for key in rounds[0]}
+        for name, rounds in found.items()
+    }
+    ratios = {key: round(rate / rates["torch"][key], 2) for key, rate in rates["native"].items()}
+    return {"tokens_per_cpu_second": rates, "ratios": ratios}
+
+
+def engine_rates() -> dict[str, float]:
+    """Of this process, prompts included; the second of two runs."""
+    llm = LLM("nano", device="cpu", config=EngineConfig(has_prefix_cache=False))
+    torch.set_num_threads(1)
+    params = SamplingParams(max_tokens=ANSWER, temperature=0.0, ignore_eos=True)
+    rates: dict[str, float] = {}
+    for num in REQUESTS:
+        prompts = [[100 + 7 * n + place for place in range(32)] for n in range(num)]
+        for _ in range(2):
+            begin = time.process_time()
+            completions = llm.generate(prompts, params, progress=False)
+            seconds = time.process_time() - begin
+        num_tokens = sum(len(answer.token_ids) for completion in completions for answer in completion.answers)
+        assert num_tokens == num * ANSWER
+        rates[str(num)] = num_tokens / seconds
+    return rates
 
 
 def as_call(model: Transformer | NativeModel) -> NextLogits:
@@ -167,6 +234,11 @@ def render_page(record: dict[str, Any]) -> str:
         [name, f"{row['relative_error']:.2g}", f"{row['divergence']:.2g}", f"{row['same_token']:.1%}"]
         for name, row in record["accuracy"].items()
     ]
+    ours, theirs = (record["engine"]["tokens_per_cpu_second"][name] for name in ("native", "torch"))
+    engine = [
+        [num, f"{ours[num]:,.0f}", f"{theirs[num]:,.0f}", f"{ratio:.2f} x"]
+        for num, ratio in record["engine"]["ratios"].items()
+    ]
     return "\n".join(
         [
             "# nano on the C++ kernels",
@@ -178,6 +250,11 @@ def render_page(record: dict[str, Any]) -> str:
             "",
             markdown_table(["", "tokens / CPU second"], rates),
             "",
+            f"The engine, prompts of 32 tokens, answers of {ANSWER}, tokens a CPU second; medians of",
+            f"{ENGINE_ROUNDS} processes each, in turns:",
+            "",
+            markdown_table(["requests at once", "kernels", "torch", "ratio"], engine),
+            "",
             "How far logits are from torch's in float32, over a prompt and 100 tokens that follow it:",
             "",
             markdown_table(["", "relative error", "KL divergence, nats", "same likeliest token"], accuracy),
@@ -185,6 +262,7 @@ def render_page(record: dict[str, Any]) -> str:
             "## How it was measured",
             "",
             f"- Command: `{record['command']}`",
+            f"- nano's weights: SHA-256 {record['weights_sha256'][:16]}",
             f"- Hardware: {environment['hardware']}; {versions}",
             "",
         ]

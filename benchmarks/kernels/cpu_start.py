@@ -193,7 +193,7 @@ def render_page(record: dict[str, Any]) -> str:
             "",
             markdown_table(["", "seconds"], rows),
             "",
-            "Resident memory in GiB, mapped files included, and in brackets the process's own, which no other shares. A",
+            "Resident memory in GiB, mapped files included, and in brackets the process's own, which none shares. A",
             f"context of {CONTEXT:,} tokens is filled: {filling}.",
             "The last column is what must be free before the model is loaded (`ossia.engine.memory`).",
             "",
