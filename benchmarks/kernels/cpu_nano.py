@@ -59,6 +59,8 @@ def main() -> None:
         print(json.dumps(engine_rates()))
         return
     record = measure()
+    if options.name != parser.get_default("name"):
+        record["command"] += f" --name {options.name}"
     tell(record, render_page(record), name=options.name, as_json=options.json)
 
 

@@ -156,7 +156,9 @@ def cpu_lines(cpu: dict[str, Any]) -> list[str]:
     if cpu["path"] == "native":
         others = f" (of {', '.join(cpu['levels'])})" if len(cpu["levels"]) > 1 else ""
         kernels = f"C++ kernels, level {cpu['level']}{others}, {cpu['threads']} threads"
-        if cpu["level"] == "generic":
+        if cpu["level"] == "generic" and len(cpu["levels"]) > 1:
+            kernels += "; set by OSSIA_NATIVE, and slow"
+        elif cpu["level"] == "generic":
             kernels += "; this CPU has no AVX2 or NEON that they know, so they are slow"
     else:
         kernels = f"torch, which is slow; the C++ kernels are not in use: {cpu['reason']}"

@@ -61,6 +61,9 @@ def test_it_says_how_this_cpu_would_run_it() -> None:
     assert lines[1].strip() == "14.0 GiB of memory with a context of 8,192 tokens, 20.0 GiB free here"
     slow = info.cpu_lines(cpu | {"level": "generic", "levels": ["generic"], "free_bytes": None})
     assert "no AVX2" in slow[0]
+    forced = info.cpu_lines(cpu | {"level": "generic"})
+    assert "set by OSSIA_NATIVE, and slow" in forced[0]
+    assert "no AVX2" not in forced[0]
     assert "free" not in slow[1]
     fallback = info.cpu_lines(cpu | {"path": "torch", "reason": "not built; build it with: x"})
     assert (

@@ -131,6 +131,22 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_arm_kernels_multiply_right(tmp_path: Path) -> None:
+    """`arm_check.cpp` and the kernels, compiled for ARM and run by an emulator: every kind of matrix, each level."""
+    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        pytest.skip("no cross compiler for ARM (aarch64-linux-gnu-g++) or no emulator (qemu-aarch64)")
+    sources = [path for path in sorted(builder.SOURCES.glob("*.cpp")) if path.name not in builder.X86_ONLY]
+    check = Path(__file__).with_name("arm_check.cpp")
+    flags = [*builder.COMMON_FLAGS, "-static", "-pthread", f"-I{builder.SOURCES}", '-DOSSIA_SOURCE_HASH="x"']
+    program = tmp_path / "check"
+    subprocess.run([compiler, *flags, *map(str, sources), str(check), "-o", str(program)], check=True)
+    outcome = subprocess.run([emulator, str(program)], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stdout
+    assert "neon mxfp4 way 1" in outcome.stdout
+
+
+@pytest.mark.slow
 def test_arm_sources_compile(tmp_path: Path) -> None:
     """NEON's level and all that goes with it, by a cross compiler: nothing is run."""
     compiler = shutil.which("aarch64-linux-gnu-g++")
