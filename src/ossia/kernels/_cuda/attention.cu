@@ -20,16 +20,14 @@ DEVICE void run_attention(const u16* q, int q_stride, Pages pages, const u16* si
   const int n = blockIdx.z, kv = blockIdx.y, split = blockIdx.x, splits = gridDim.x, group = H / KV;
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, sequence = n * KV + kv;
   let_next_start();
-  // No kernel of a step writes contexts and tables, so that they need not wait for the one before.
-  const Shares shares = share_out(load_fresh_int(pages.context_lens + n), window, splits, ATTENTION_WARPS);
-  const int first_page = split < shares.used ? find_first_page<ATTENTION_WARPS>(pages, shares, split, n) : 0;
   wait_for_previous();
+  const Shares shares = share_out(load_fresh_int(pages.context_lens + n), window, splits, ATTENTION_WARPS);
   if (split >= shares.used) return;
   u32 query[C / 32][4];
   const u16* const head_query = q + (i64)n * q_stride + (kv * group + min_int(g, group - 1)) * C;
 #pragma unroll
   for (int block = 0; block < C / 32; ++block) load_words<4>(query[block], head_query + block * 32 + t * 8);
-  attend_share<C, ATTENTION_WARPS>(query, pages, shares, split, n, kv, KV, first_page, partials);
+  attend_share<C, ATTENTION_WARPS>(query, pages, shares, split, n, kv, KV, partials);
   __syncthreads();
   join_shares<C, ATTENTION_WARPS>(partials, sinks + kv * group, group, split, shares.used,
                                   out + ((i64)n * H + kv * group) * C,

@@ -131,18 +131,10 @@ DEVICE Shares share_out(int context, int window, int splits, int num_warps) {
   return s;
 }
 
-// The page of the first run of keys that a warp takes, of those of sequence n.
-template <int WARPS>
-DEVICE int find_first_page(const Pages& pages, const Shares& shares, int split, int n) {
-  const int run = shares.first_run + (int)((i64)shares.runs * split / shares.used) + threadIdx.x / 32;
-  const int end = shares.first_run + (int)((i64)shares.runs * (split + 1) / shares.used);
-  return run < end ? load_fresh_int(pages.block_table + (i64)n * pages.columns + run * 16 / pages.page_size) : 0;
-}
-
 // The block's share of the keys of KV head kv of sequence n; each warp leaves its partial result in partials.
 template <int C, int WARPS>
 DEVICE void attend_share(const u32 (*query)[4], const Pages& pages, const Shares& shares, int split, int n, int kv,
-                         int KV, int first_page, float* partials) {
+                         int KV, float* partials) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   if (warp >= WARPS) return;
   const int begin = shares.first_run + (int)((i64)shares.runs * split / shares.used);
@@ -154,7 +146,7 @@ DEVICE void attend_share(const u32 (*query)[4], const Pages& pages, const Shares
 #pragma unroll
   for (int m = 0; m < C / 16; ++m) state.out[m][0] = state.out[m][1] = state.out[m][2] = state.out[m][3] = 0;
   const int* const table = pages.block_table + (i64)n * pages.columns;
-  int next_page = first_page;
+  int next_page = begin + warp < end ? load_fresh_int(table + (begin + warp) * 16 / pages.page_size) : 0;
 #pragma unroll 1
   for (int run = begin + warp; run < end; run += WARPS) {
     const int start = run * 16, page = next_page, next = run + WARPS;

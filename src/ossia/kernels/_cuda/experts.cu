@@ -50,7 +50,7 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
   Segments* const segments = (Segments*)(shared + max_rows * row_bytes + WARPS * STAGES * stage_bytes);
 
   if (IS_GATE_UP) wait_for_previous();
-  const int num_tiles = same_in_warp(load_fresh_int(routed.num_tiles)), num_units = num_tiles * per_tile;
+  const int num_units = same_in_warp(load_fresh_int(routed.num_tiles)) * per_tile;
   const int last = (int)((i64)num_units * (blockIdx.x + 1) / gridDim.x);
   int first = (int)((i64)num_units * blockIdx.x / gridDim.x);
   bool has_waited = IS_GATE_UP;
@@ -59,24 +59,19 @@ DEVICE void run_experts(const u16* x, const u8* weights, const u16* bias, const 
   while (first < last) {
     // As many segments (stretches of one tile) as fit in shared memory.
     const int first_tile = first / per_tile;
-    // A lane loads one tile's, so that no load waits for another.
-    const int lane_tile = min_int(first_tile + lane, num_tiles - 1);
-    const int lane_count = load_fresh_int(routed.tile_count + lane_tile);
-    const int lane_begin = load_fresh_int(routed.tile_begin + lane_tile);
-    const int lane_expert = load_fresh_int(routed.tile_expert + lane_tile);
     int num_rows = 0, num_segments = 0, end = first;
     while (end < last && num_segments < MAX_SEGMENTS) {
-      const int count = __float_as_int(shuffle(__int_as_float(lane_count), num_segments));
+      const int tile = end / per_tile, count = same_in_warp(load_fresh_int(routed.tile_count + tile));
       if (num_segments > 0 && num_rows + count > max_rows) break;
-      if (threadIdx.x == 0) segments->row[num_segments] = num_rows;
+      if (threadIdx.x == 0) {
+        segments->row[num_segments] = num_rows;
+        segments->count[num_segments] = count;
+        segments->begin[num_segments] = load_fresh_int(routed.tile_begin + tile);
+        segments->expert[num_segments] = load_fresh_int(routed.tile_expert + tile);
+      }
       num_rows += count;
       ++num_segments;
-      end = min_int(last, (first_tile + num_segments) * per_tile);
-    }
-    if ((int)threadIdx.x < num_segments) {
-      segments->count[threadIdx.x] = lane_count;
-      segments->begin[threadIdx.x] = lane_begin;
-      segments->expert[threadIdx.x] = lane_expert;
+      end = min_int(last, (tile + 1) * per_tile);
     }
     __syncthreads();
 

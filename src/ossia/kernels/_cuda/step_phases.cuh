@@ -56,7 +56,6 @@ DEVICE void run_attention_phase(const StepArgs& s, const Shared& m, const LayerW
 #pragma unroll 1
   for (int task = blockIdx.x; task < s.KV * shares.used; task += gridDim.x) {
     const int kv = task % s.KV, split = task / s.KV;
-    const int first_page = find_first_page<ATTEND_WARPS>(pages, shares, split, 0);
     make_query(s, m, w, position, slot, kv, split == shares.used - 1);
     u32 query[C / 32][4];
     const char* const head_query = m.vector + min_int(g, group - 1) * C * 2;
@@ -65,7 +64,7 @@ DEVICE void run_attention_phase(const StepArgs& s, const Shared& m, const LayerW
       const uint4 v = *(const uint4*)(head_query + block * 64 + t * 16);
       query[block][0] = v.x, query[block][1] = v.y, query[block][2] = v.z, query[block][3] = v.w;
     }
-    attend_share<C, ATTEND_WARPS>(query, pages, shares, split, 0, kv, s.KV, first_page, (float*)m.tokens);
+    attend_share<C, ATTEND_WARPS>(query, pages, shares, split, 0, kv, s.KV, (float*)m.tokens);
     __syncthreads();
     join_shares<C, ATTEND_WARPS>((const float*)m.tokens, w.sinks + kv * group, group, split, shares.used,
                           s.attended + kv * group * C, s.shares + (i64)kv * splits * (16 + 8 * C), s.arrived + kv,
