@@ -48,18 +48,29 @@ def fill_randomly(model: Transformer) -> None:
             parameter.fill_(1.0)
         else:
             deviation = 1.0 if "embed" in name or "sinks" in name else 0.02
-            _fill(parameter, torch.randn(_size(parameter), device=parameter.device) * deviation)
+            _draw(parameter, deviation)
     for name, buffer in model.named_buffers():
         low, high = SCALES if name.endswith("scales") else (0, 256)
-        _fill(buffer, torch.randint(low, high, (_size(buffer),), dtype=torch.uint8, device=buffer.device))
+        if buffer.is_cuda:
+            buffer.random_(low, high)
+        else:
+            _repeat(buffer, torch.randint(low, high, (_size(buffer),), dtype=torch.uint8))
+
+
+def _draw(parameter: Tensor, deviation: float) -> None:
+    """In place on a GPU, where a float32 copy of the embeddings would not fit beside the 20b in 16 GB."""
+    if parameter.is_cuda:
+        parameter.normal_(0.0, deviation)
+    else:
+        _repeat(parameter, torch.randn(_size(parameter)) * deviation)
 
 
 def _size(tensor: Tensor) -> int:
-    """How many numbers to draw: all on a GPU, a block of a prime length on a CPU, so that no two rows are alike."""
-    return tensor.numel() if tensor.is_cuda else min(tensor.numel(), _POOL - 3)
+    """How many numbers to draw on a CPU: at most a block of a prime length, so that no two rows are alike."""
+    return min(tensor.numel(), _POOL - 3)
 
 
-def _fill(tensor: Tensor, drawn: Tensor) -> None:
+def _repeat(tensor: Tensor, drawn: Tensor) -> None:
     flat = tensor.view(-1)
     for part in flat.split(drawn.numel()):
         part.copy_(drawn[: part.numel()])

@@ -179,9 +179,9 @@ DEVICE void run_many(Work& work, const int* tile_expert, const int* tile_begin, 
   if (MOST == 64) {
     if (work.count <= 32) run_tile<GROUPS, IS_GATE_UP, 32, 8, 4>(work);
     else run_tile<GROUPS, IS_GATE_UP, 64, 6, 4>(work);
-  } else if (GROUPS < 4 && work.count <= 32) run_tile<GROUPS, IS_GATE_UP, 32, 8, 4>(work);
+  } else if (work.count <= 32) run_tile<GROUPS, IS_GATE_UP, 32, 8, 4>(work);
   else if (work.count <= 64) run_tile<GROUPS, IS_GATE_UP, 64, 8, 4>(work);
-  else if (GROUPS < 4 && work.count <= 96) run_tile<GROUPS, IS_GATE_UP, 96, 4, 2>(work);
+  else if (work.count <= 96) run_tile<GROUPS, IS_GATE_UP, 96, 4, 2>(work);
   else run_tile<GROUPS, IS_GATE_UP, 128, 4, 2>(work);
 }
 
@@ -206,4 +206,3 @@ DEVICE void run_many(Work& work, const int* tile_expert, const int* tile_begin, 
   }
 MANY_KERNELS(1, 64)
 MANY_KERNELS(2, 128)
-MANY_KERNELS(4, 128)

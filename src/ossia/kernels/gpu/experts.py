@@ -18,8 +18,6 @@ MANY_TOKENS = 128
 NARROW_TOKENS = 64
 """Likewise where experts have few: four blocks of 64 rows on a multiprocessor then."""
 _MANY_SHARED = {NARROW_TOKENS: 6 * 64 * 128 + 64 * 4, MANY_TOKENS: 4 * 128 * 128 + 128 * 4}
-_WIDE_FROM = 96
-"""Tokens an expert on average, from which on blocks of 256 rows are faster than two of 128."""
 _NARROW_UP_TO = 20
 """Tokens an expert on average, up to which four of 64 rows are faster."""
 _MAX_SCALE = 160
@@ -172,8 +170,7 @@ def down_many(hidden: Tensor, *, packed: Tensor, bias: Tensor, routing: RoutingB
 
 
 def _prepare_many(name: str, num_rows: int, routing: RoutingBuffers, device: torch.device):
-    is_wide = routing.num_pairs > _WIDE_FROM * routing.num_experts
-    groups = 1 if routing.tile_size == NARROW_TOKENS else 4 if is_wide else 2
+    groups = 1 if routing.tile_size == NARROW_TOKENS else 2
     most_tiles = min(routing.num_pairs, routing.num_experts + routing.num_pairs // routing.tile_size)
     kernel = driver.load_kernel("experts_many", f"{name}_{groups}", device)
     grid = Grid(-(-num_rows // (64 * groups)), most_tiles)

@@ -148,7 +148,7 @@ def check_routing(routing: RoutingBuffers, *, x: Tensor, weight: Tensor, bias: T
         (60, 1, 1, 64, 32, 0.0, MANY_TOKENS),
         (90, 2, 1, 96, 64, 90.0, MANY_TOKENS),
         (150, 3, 1, 96, 64, 90.0, MANY_TOKENS),
-        (110, 1, 1, 96, 160, 0.0, MANY_TOKENS),  # blocks of 256 rows, half filled
+        (110, 1, 1, 96, 160, 0.0, MANY_TOKENS),  # the last block of rows is half filled
         (70, 2, 2, 160, 32, 0.0, MANY_TOKENS),
         (300, 3, 2, 224, 64, 0.0, MANY_TOKENS),
         (2000, 4, 2, 320, 320, 1.0, MANY_TOKENS),
