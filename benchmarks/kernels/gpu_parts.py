@@ -25,7 +25,7 @@ from gpu_decode import PAGE, Cache, copy_bandwidth, graph_of, median_ms
 
 from ossia.kernels.gpu import experts
 from ossia.kernels.gpu.attention import decode_attention
-from ossia.kernels.gpu.expert_layer import ExpertBuffers
+from ossia.kernels.gpu.expert_layer import ROUTE_ALONE_UP_TO, ExpertBuffers
 from ossia.kernels.gpu.layers import GpuLayers, PagedGroup, StepInputs
 from ossia.kernels.gpu.linear import MAX_TOKENS, linear_qkv, linear_residual
 from ossia.kernels.gpu.prefill import plan_queries, prefill_attention
@@ -154,8 +154,10 @@ def expert_parts(layers: GpuLayers, tokens: Tokens) -> Iterator[tuple[str, Part]
             normed=buffers.normed,
         )
 
+    is_alone = not buffers.is_many or T <= ROUTE_ALONE_UP_TO
+
     def route(layer: GpuLayer, _: int) -> None:
-        if buffers.is_many:
+        if not is_alone:
             route_many(buffers.normed, weight=layer.router, bias=layer.router_bias, out=routing)
         else:
             norm_and_route(
@@ -166,9 +168,10 @@ def expert_parts(layers: GpuLayers, tokens: Tokens) -> Iterator[tuple[str, Part]
                 bias=layer.router_bias,
                 out=routing,
                 normed=buffers.normed,
+                is_placed=not buffers.is_many,
             )
 
-    if buffers.is_many:
+    if not is_alone:
         norm(layers.layers[0], 0)
         yield "norm", Part(norm, T * D * 6)
     route(layers.layers[0], 0)
