@@ -33,15 +33,15 @@ def main() -> None:
 
 def measure(folder: Path) -> dict[str, Any]:
     """Tokens a second of 24 layers, and the seconds that they are from."""
-    from transformers import AutoModelForCausalLM, Mxfp4Config
+    import transformers
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         num_hidden_layers=2,
         layer_types=["sliding_attention", "full_attention"],
         dtype=torch.bfloat16,
-        quantization_config=Mxfp4Config(dequantize=True),
+        quantization_config=transformers.Mxfp4Config(dequantize=True),
     ).eval()
     layers = model.model.layers
     seconds: dict[str, dict[str, float]] = {}
@@ -54,7 +54,7 @@ def measure(folder: Path) -> dict[str, Any]:
         for name in seconds["1"]
     }
     return {
-        "environment": {**describe(), "transformers": __import__("transformers").__version__},
+        "environment": {**describe(), "transformers": transformers.__version__},
         "threads": torch.get_num_threads(),
         "seconds": seconds,
         "decode_tokens_per_second": round(1 / whole["decode"], 3),
