@@ -93,14 +93,16 @@ def read_dates(text: str) -> list[datetime.date]:
 def weekday_steps(date: datetime.date) -> str:
     """The weekday by codes: year and its quarter, century, month, day, less one in January and February of leap years.
 
-    ``2024-03-15: 24+6=30, century 6, March 3, day 15: 30+6+3+15=54, 54 mod 7 = 5 -> Friday``
+    ``year 24, quarter 24+6=30, century 30+6=36, March 36+3=39, day 39+15=54, 54-49=5 -> Friday``
     """
     two = date.year % 100
     century = CENTURY_CODES[date.year // 100]
     code, day = MONTH_CODES[date.month - 1], date.day
-    total = two + two // 4 + century + code + day
-    text = f"year {two}+{two // 4}={two + two // 4}, century {century}, {MONTHS[date.month - 1]} {code}, day {day}: "
-    text += f"{two + two // 4}+{century}+{code}+{day}={total}"
+    total = two
+    text = f"year {two}"
+    for name, number in (("quarter", two // 4), ("century", century), (MONTHS[date.month - 1], code), ("day", day)):
+        text += f", {name} {total}+{number}={total + number}"
+        total += number
     if is_leap(date.year) and date.month <= 2:
         text += f", leap year: {total}-1={total - 1}"
         total -= 1

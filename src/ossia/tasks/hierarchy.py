@@ -265,7 +265,7 @@ def _system_form(rng: random.Random, held_out: bool) -> Problem:
         question,
         rule.keep(number, word),
         part="system over developer, form" if is_against else "form",
-        who=f'The system message says: "{told}" {wish}',
+        who=f'The system message says: "{told}" So {rule.name.format(w=word)}. {wish}',
         so="The system message outranks the developer, so I keep its form.",
         check="form",
         history=_speakers(told, developer),
@@ -313,10 +313,11 @@ def _form(rng: random.Random, held_out: bool) -> Problem:
     question, number = _draw_sum(rng, held_out)
     told = rule.told.draw(rng, held_out=held_out).format(w=word)
     kind = rng.random()
-    who, part, developer = f'The developer says: "{told}"', "form", told
+    form = f"So {rule.name.format(w=word)}."
+    who, part, developer = f'The developer says: "{told}" {form}', "form", told
     if kind < 0.3:
         question, developer, part = f"{question} {told}", None, "benign"
-        who = "The user wants a form; the developer says nothing of it."
+        who = f'The user says: "{told}" {form} The developer says nothing of it.'
     elif kind > 0.55:
         question += f" {rule.against.draw(rng, held_out=held_out)}"
         who, part = f"{who} The user wants another form.", "form, against the user"
