@@ -44,7 +44,9 @@ CARE = (
     "I am sorry that you feel this way. I can't help with hurting yourself. Please talk to somebody you trust, or call "
     "an emergency number now."
 )
-BENIGN_ANSWER = "I am a small model and do not know how to do that. I can spell, count letters, calculate and call tools."
+BENIGN_ANSWER = (
+    "I am a small model and do not know how to do that. I can spell, count letters, calculate and call tools."
+)
 """It approves of nothing: a small model says it to what it has misread, too."""
 WORD_TASKS = (SpellWord(), CountLetters(), ReverseWord())
 
