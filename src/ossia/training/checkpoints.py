@@ -182,7 +182,8 @@ class Checkpoints:
     def _failed(self, step: int, aside: Path, error: BaseException) -> StorageError:
         shutil.rmtree(aside, ignore_errors=True)
         causes = error.failures.values() if isinstance(error, CheckpointException) else ()
-        reason = "; ".join(str(cause[0]) for cause in causes) or str(error)
+        cause = error.__cause__ if isinstance(error, StorageError) else error  # a StorageError brings advice of its own
+        reason = "; ".join(str(cause[0]) for cause in causes) or str(cause)
         kept = self.latest()
         rest = "there is none yet" if kept is None else f"{kept.name} is kept"
         return StorageError(
