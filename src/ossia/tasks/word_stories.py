@@ -21,6 +21,7 @@ from ossia.core.paths import PACKAGE_ROOT
 from ossia.tasks.pools import Pool
 
 _FORMULA = re.compile(r"([a-w]\d?|\d+)([-+x/])([a-w]\d?|\d+)")
+_PLACE = re.compile(r"\{[abc]\}")
 MAX_EXTRA = 40
 """A family's fourth quantity is at most so much."""
 
@@ -33,70 +34,12 @@ class Step(NamedTuple):
     right: str
 
 
-GENERAL = MappingProxyType(
-    {
-        "+": "{x} and {y} together -> add",
-        "-": "{x} without {y} -> subtract",
-        "x": "{x} times {y} -> multiply",
-        "/": "{x} in {y} equal parts -> divide",
-    }
-)
-"""What is said before an equation of a story that belongs to no family."""
-
-
-class Asked(NamedTuple):
-    """How one of a family's three quantities follows from the two others."""
-
-    step: Step
-    relation: str
-
-
 _SUM = {"a": Step("c", "-", "b"), "b": Step("c", "-", "a"), "c": Step("a", "+", "b")}
 _PRODUCT = {"a": Step("c", "/", "b"), "b": Step("c", "/", "a"), "c": Step("a", "x", "b")}
-KINDS: Mapping[str, Mapping[str, Asked]] = MappingProxyType(
-    {
-        kind: {name: Asked(steps[name], relation) for name, relation in zip("abc", relations, strict=True)}
-        for kind, steps, relations in (
-            (
-                "product",
-                _PRODUCT,
-                (
-                    "all {x}, {y} each -> how many: divide",
-                    "all {x} in {y} equal parts -> each: divide",
-                    "{x} times {y} each -> all: multiply",
-                ),
-            ),
-            (
-                "times",
-                _PRODUCT,
-                (
-                    "{x} is {y} times it -> divide",
-                    "{x} is how many times {y} -> divide",
-                    "{y} times {x} -> multiply",
-                ),
-            ),
-            (
-                "parts",
-                _SUM,
-                (
-                    "all {x} without {y} -> the rest: subtract",
-                    "all {x} without {y} -> the rest: subtract",
-                    "{x} and {y} -> all: add",
-                ),
-            ),
-            (
-                "compare",
-                _SUM,
-                (
-                    "{x} and {y} less -> the smaller: subtract",
-                    "{x} against {y} -> the difference: subtract",
-                    "{x} and {y} more -> the larger: add",
-                ),
-            ),
-        )
-    }
+KINDS: Mapping[str, Mapping[str, Step]] = MappingProxyType(
+    {"product": _PRODUCT, "times": _PRODUCT, "parts": _SUM, "compare": _SUM}
 )
-"""The kinds of families."""
+"""The kinds of families: how each of the three quantities follows from the two others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,8 +55,7 @@ class Story:
         questions: ways to ask.
         steps: the way to the answer.
         said: the answer as a sentence.
-        relations: one a step, said before its equation; `{x}` and `{y}` are its numbers.
-        labels: what each quantity told is, and under `asked` what is looked for; empty if the text shows it best.
+        asked: what is looked for, in few words; empty if the question says it best.
         words: names of places in the text, with what may stand there.
     """
 
@@ -125,8 +67,7 @@ class Story:
     questions: tuple[str, ...]
     steps: tuple[Step, ...]
     said: str
-    relations: tuple[str, ...]
-    labels: Mapping[str, str]
+    asked: str
     words: Mapping[str, tuple[str, ...]]
 
 
@@ -154,8 +95,7 @@ def read_story(line: str) -> Story:
         questions=_several(questions),
         steps=equations,
         said=said,
-        relations=tuple(GENERAL[step.operator] for step in equations),
-        labels={},
+        asked="",
         words={},
     )
 
@@ -175,39 +115,27 @@ def _read_family(block: str) -> Iterator[Story]:
     ranges = {name: (int(low), int(high)) for name, low, high in (re.split("[:-]", part) for part in quantities)}
     parts = dict(line.split(" ", 1) for line in lines)
     words = dict(slot.split("=") for slot in _several(parts["~"])) if "~" in parts else {}
-    labels = dict(zip("abc", _several(parts["l"]), strict=True))
-    asked_label = {name: " ".join(re.sub(rf"\{{{name}\}}", "", label).split()) for name, label in labels.items()}
+    labels = dict(zip("abc", (" ".join(_PLACE.sub("", label).split()) for label in _several(parts["l"])), strict=True))
 
-    def tell(
-        asked: str, told: str, *, then: Sequence[Asked] = (), extra: Sequence[str] = ("",), ask: str = ""
-    ) -> Story:
-        first = KINDS[kind][asked]
-        known = told + "de"[: sum(step.relation.startswith("{y} ") for step in then)]
-        more = {name: (2, MAX_EXTRA) for name in known if name in "de"}
+    def tell(asked: str, told: str, *, then: Sequence[Step] = (), extra: Sequence[str] = ("",), ask: str = "") -> Story:
+        added = [step.right for step in then if step.right in ("d", "e")]
         question = ask or asked
-        labelled = {name: labels[name] for name in told}
-        for name, then_step in zip(known[2:], then, strict=False):
-            labelled[name] = f"{{{name}}} {'more' if then_step.step.operator == '+' else 'less'}"
         return Story(
             family=f"family {block}",
-            ranges={**ranges, **more},
+            ranges={**ranges, **dict.fromkeys(added, (2, MAX_EXTRA))},
             made={"c": ("a", "+" if kind in ("parts", "compare") else "x", "b")},
-            told=tuple(known),
+            told=(*told, *added),
             texts=tuple(f"{one} {other}".strip() for one in _several(parts[told]) for other in extra),
             questions=_several(parts[f"?{question}"]),
-            steps=(first.step, *(step for step, _ in then)),
+            steps=(KINDS[kind][asked], *then),
             said=parts[f"!{question}"],
-            relations=(first.relation, *(relation for _, relation in then)),
-            labels={**labelled, "asked": {"e": "how many then", "t": "both together"}.get(ask) or asked_label[asked]},
+            asked={"e": "how many then", "t": "both together"}.get(ask) or labels[asked],
             words={name: tuple(options.split("|")) for name, options in words.items()},
         )
 
     for asked, told in zip("cba", ("ab", "ac", "bc"), strict=True):
         yield tell(asked, told)
-    gain, loss = (
-        Asked(Step("r1", sign, "d"), f"{{y}} {word}")
-        for sign, word in (("+", "more -> add"), ("-", "less -> subtract"))
-    )
+    gain, loss = Step("r1", "+", "d"), Step("r1", "-", "d")
     if "+" in parts:
         yield tell("c", "ab", then=[gain], extra=_several(parts["+"]), ask="e")
     if "-" in parts:
@@ -216,12 +144,10 @@ def _read_family(block: str) -> Iterator[Story]:
         both = [
             f"{more} {less.replace('{d}', '{e}')}" for more in _several(parts["+"]) for less in _several(parts["-"])
         ]
-        last = Asked(Step("r2", "-", "e"), loss.relation)
-        yield tell("c", "ab", then=[gain, last], extra=both, ask="e")
+        yield tell("c", "ab", then=[gain, Step("r2", "-", "e")], extra=both, ask="e")
     if "?t" in parts:
-        together = "{x} and {y} together -> add"
-        yield tell("c", "ab", then=[Asked(Step("r1", "+", "a"), together)], ask="t")
-        yield tell("a", "bc", then=[Asked(Step("r1", "+", "c"), together)], ask="t")
+        yield tell("c", "ab", then=[Step("r1", "+", "a")], ask="t")
+        yield tell("a", "bc", then=[Step("r1", "+", "c")], ask="t")
 
 
 @cache
