@@ -305,7 +305,7 @@ def test_a_fork_bomb_is_held(script: Script) -> None:
 
 @pytest.mark.slow
 def test_memory_is_limited_for_one_and_for_all_processes(script: Script) -> None:
-    one, alive, many, after = script(
+    one, alive, many, *after = script(
         "x = 1\nb = bytearray(600 * 2**20)",
         "x",
         "import os, time\n"
@@ -317,11 +317,13 @@ def test_memory_is_limited_for_one_and_for_all_processes(script: Script) -> None
         "        os._exit(0)\n"
         "os.wait()",
         "1 + 1",
+        "1 + 1",
     )
     assert "MemoryError" in one.text
     assert alive.text == "1"
     assert "emory" in many.text
-    assert after.text.startswith("2")  # children that still run may be ended meanwhile, which is said below
+    # Children that still run may be ended meanwhile, which is said below the result, or costs a first call its kernel.
+    assert any(result.text.startswith("2") for result in after)
 
 
 def test_temporary_files_have_a_size_limit(script: Script) -> None:
